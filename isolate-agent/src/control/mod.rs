@@ -1,0 +1,72 @@
+//! The control socket: HTTP/JSON for root on this node, and the commands that it hands to the one loop.
+
+pub mod protocol;
+
+use std::time::Instant;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use self::protocol::{AddRequest, Outcomes, RemoveRequest, Status};
+
+/// What the reconcile loop is asked, and where it answers.
+#[derive(Debug)]
+pub enum Command {
+    /// Isolate pods.
+    Add {
+        /// Which and how.
+        request: AddRequest,
+        /// Who asks, for the record.
+        by: String,
+        /// When the request arrived.
+        received: Instant,
+        /// Takes what became of it.
+        reply: oneshot::Sender<Outcomes>,
+    },
+    /// Release pods.
+    Remove {
+        /// Which.
+        request: RemoveRequest,
+        /// Who asks, for the log.
+        by: String,
+        /// Takes what became of it.
+        reply: oneshot::Sender<Outcomes>,
+    },
+    /// Describe the node.
+    Status {
+        /// Takes the description.
+        reply: oneshot::Sender<Status>,
+    },
+}
+
+/// The reconcile loop has ended: the process is about to end too.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the agent is shutting down; what is isolated stays isolated: ask again in a moment")]
+pub struct Gone;
+
+/// The way to the reconcile loop.
+#[derive(Clone, Debug)]
+pub struct Commands(pub mpsc::Sender<Command>);
+
+impl Commands {
+    /// Isolates pods. Errors when the loop has ended.
+    pub async fn add(&self, request: AddRequest, by: String, received: Instant) -> Result<Outcomes, Gone> {
+        self.ask(|reply| Command::Add { request, by, received, reply }).await
+    }
+
+    /// Releases pods. Errors when the loop has ended.
+    pub async fn remove(&self, request: RemoveRequest, by: String) -> Result<Outcomes, Gone> {
+        self.ask(|reply| Command::Remove { request, by, reply }).await
+    }
+
+    /// Describes the node. Errors when the loop has ended.
+    pub async fn status(&self) -> Result<Status, Gone> {
+        self.ask(|reply| Command::Status { reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply)).await.map_err(|_closed| Gone)?;
+        answer.await.map_err(|_dropped| Gone)
+    }
+}

@@ -1,0 +1,262 @@
+//! The versioned types of the control socket, which `-o json` prints as well. Additions only, within `/v1`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Asks for pods to be isolated.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more. At most 4096.
+    pub uids: Vec<String>,
+    /// Why, in the responder's words. At most 1024 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Lets the pod's own loopback traffic pass.
+    #[serde(default)]
+    pub keep_loopback: bool,
+    /// Isolates what is refused otherwise: the agent's own pod, processes of the node.
+    #[serde(default)]
+    pub force: bool,
+    /// Resolves and checks, changes nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Asks for pods to be released.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveRequest {
+    /// Pod UIDs in any spelling, or unique prefixes. Empty with `all`.
+    #[serde(default)]
+    pub uids: Vec<String>,
+    /// Every isolated pod.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What became of a request, pod by pod, in the order in which they were given.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Outcomes {
+    /// One per pod.
+    pub results: Vec<Outcome>,
+}
+
+/// What became of one pod.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// What was asked for, as it was spelled.
+    pub query: String,
+    /// The pod's UID, where one was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// How it ended.
+    pub code: Code,
+    /// What happened, what is still enforced and what to do next, for a person.
+    pub message: String,
+    /// What stays open, for `partly_covered`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+    /// From the request's arrival to the last kernel object that the cut needs, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforced_after_us: Option<u64>,
+}
+
+/// How a request for one pod ended; each has its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Done. Exit code 0.
+    Done,
+    /// Failed; the message says what is enforced. Exit code 1.
+    Failed,
+    /// The request makes no sense as it is. Exit code 2.
+    Usage,
+    /// No such pod on this node. Exit code 3.
+    NoSuchPod,
+    /// Refused without `force`. Exit code 4.
+    Refused,
+    /// Done, but a hook is missing. Exit code 5.
+    PartlyCovered,
+}
+
+impl Code {
+    /// The exit code of a command that ends so.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NoSuchPod => 3,
+            Self::Refused => 4,
+            Self::PartlyCovered => 5,
+        }
+    }
+}
+
+/// A request that was not carried out at all.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What kind of error.
+    pub code: Code,
+    /// What is wrong and what to do, for a person.
+    pub message: String,
+}
+
+/// The node at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// When it was taken.
+    #[schema(value_type = String, format = DateTime)]
+    pub taken_at: Timestamp,
+    /// The agent's version.
+    pub version: String,
+    /// Isolated pods, by UID.
+    pub isolations: Vec<Isolation>,
+    /// Pods on the node.
+    pub pods: usize,
+    /// Pods whose host veths carry our programs, isolated or not.
+    pub pods_armed: usize,
+    /// Pods that cannot be armed, and why.
+    pub unarmed: Vec<Unarmed>,
+    /// Packets that an error in a program dropped, by kind of error, since the maps were made.
+    pub kernel_errors: Vec<KernelErrorCount>,
+    /// What needs a person: records that cannot be read, a limit that is near, a pass that failed.
+    pub warnings: Vec<String>,
+}
+
+/// One isolated pod.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Isolation {
+    /// The pod's UID.
+    pub uid: String,
+    /// Whether the pod is on this node now.
+    pub present: bool,
+    /// Whether it uses the node's own network namespace.
+    pub host_network: bool,
+    /// Why, in the responder's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who asked for it.
+    pub by: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Whether the pod's own loopback traffic passes.
+    pub keep_loopback: bool,
+    /// Whether the record is on disk.
+    pub record: Record,
+    /// How far the pod is covered.
+    pub coverage: Coverage,
+    /// What stays open, for a pod that is partly covered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+    /// Every hook and direction.
+    pub hooks: Vec<HookStatus>,
+    /// What was dropped, by hook and direction, since it was isolated.
+    pub drops: Vec<Drops>,
+}
+
+/// Where an isolation is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// On disk.
+    Saved,
+    /// Enforced, but not on disk: it would not survive a reboot.
+    Unsaved,
+    /// Its file cannot be read: the pod is cut off entirely until it is added again or removed.
+    Unreadable,
+}
+
+/// How far an isolated pod is covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Coverage {
+    /// Every hook that the pod needs holds.
+    Full,
+    /// One does not; `open` says what that leaves open.
+    Partial,
+    /// The pod is not on this node: nothing to hold.
+    Absent,
+}
+
+/// One hook of one isolated pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HookStatus {
+    /// `cgroup` or `veth`.
+    pub hook: String,
+    /// `in` (into the pod) or `out`.
+    pub direction: String,
+    /// The cgroup directory or the interface.
+    pub place: String,
+    /// Whether it holds.
+    pub state: HookState,
+    /// Why it does not, or does not apply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Whether a hook holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HookState {
+    /// Attached, first in its chain, and keyed to the pod.
+    Holding,
+    /// It should hold and does not.
+    Missing,
+    /// The pod has no place for it.
+    NotApplicable,
+}
+
+/// What one hook dropped in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drops {
+    /// `cgroup` or `veth`.
+    pub hook: String,
+    /// `in` or `out`.
+    pub direction: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A pod that cannot be armed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unarmed {
+    /// The pod's UID.
+    pub uid: String,
+    /// Why: a fixed word, also a metric label.
+    pub reason: UnarmedReason,
+    /// The same for a person.
+    pub detail: String,
+}
+
+/// Why a pod cannot be armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnarmedReason {
+    /// It uses the node's network namespace, whose interfaces are never touched.
+    HostNetwork,
+    /// No process of it runs, so its namespace is not known.
+    NoProcess,
+    /// Its interfaces have no host end (macvlan, ipvlan, SR-IOV).
+    NoHostEnd,
+    /// The kernel refused to attach.
+    AttachFailed,
+    /// The daemon attaches only what is isolated.
+    OnDemand,
+    /// Seen, and about to be armed.
+    Pending,
+}
+
+/// One kind of error in the programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KernelErrorCount {
+    /// Its name.
+    pub error: String,
+    /// How often.
+    pub count: u64,
+}

@@ -1,0 +1,6 @@
+//! The engine of isolate-agent: the daemon runs it for ever, a command runs it once when no daemon answers.
+
+pub mod control;
+pub mod inventory;
+pub mod pod;
+pub mod settings;

@@ -1,0 +1,39 @@
+//! Names of the maps and programs, as `bpftool` shows them (the kernel keeps 15 bytes).
+
+/// Array of one `u32`: the gate. Zero lets every packet pass at once; see [`crate::gate_for`].
+pub const GATE: &str = "ISO_GATE";
+/// Hash, cgroup id (`u64`) of an isolated pod's pod-level cgroup to slot (`u32`).
+pub const CGROUP: &str = "ISO_CGROUP";
+/// Hash, ifindex (`u32`) of an isolated pod's host veth in the node's network namespace to slot (`u32`).
+pub const IFINDEX: &str = "ISO_IFINDEX";
+/// Array, slot to [`crate::Policy`].
+pub const POLICY: &str = "ISO_POLICY";
+/// Per-CPU array, slot to [`crate::SlotCounters`].
+pub const COUNTERS: &str = "ISO_COUNTERS";
+/// Per-CPU array, [`crate::KernelError`] to its count (`u64`).
+pub const ERRORS: &str = "ISO_ERRORS";
+
+/// All maps that are pinned and shared.
+pub const MAPS: [&str; 6] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS];
+
+/// `cgroup_skb` ingress: packets that reach a socket of the pod.
+pub const CGROUP_IN: &str = "iso_cgroup_in";
+/// `cgroup_skb` egress: packets that a socket of the pod sends.
+pub const CGROUP_OUT: &str = "iso_cgroup_out";
+/// tcx egress of the host veth: frames on their way into the pod.
+pub const VETH_IN: &str = "iso_veth_in";
+/// tcx ingress of the host veth: frames that come out of the pod.
+pub const VETH_OUT: &str = "iso_veth_out";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernel() {
+        // BPF_OBJ_NAME_LEN is 16 with the terminating zero.
+        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT]) {
+            assert!(name.len() <= 15, "{name} would be cut");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The maps, and the bounded steps from a packet to its pod.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::bpf_skb_ancestor_cgroup_id,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::SkBuffContext,
+};
+use isolate_common::{Direction, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Policy, SlotCounters};
+
+/// The agent sets every size when it creates the maps; these only keep the object loadable by itself.
+const ENTRIES: u32 = 1;
+
+#[map]
+static ISO_GATE: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static ISO_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(ENTRIES, 0);
+#[map]
+static ISO_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+#[map]
+static ISO_POLICY: Array<Policy> = Array::with_max_entries(ENTRIES, 0);
+#[map]
+static ISO_COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(ENTRIES, 0);
+#[map]
+static ISO_ERRORS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ENTRIES, 0);
+
+/// Whose packet it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Attribution {
+    /// No isolated pod's.
+    Nobody,
+    /// An isolated pod's, but which one cannot be told.
+    Unknown,
+    /// That of the pod in this slot.
+    Slot(u32),
+}
+
+/// The gate; unreadable counts as open at every level.
+#[inline(always)]
+pub(crate) fn gate() -> u32 {
+    let Some(gate) = ISO_GATE.get(0) else {
+        count_error(KernelError::NoGate);
+        return u32::MAX;
+    };
+    *gate
+}
+
+#[inline(always)]
+pub(crate) fn slot_of_ifindex(ifindex: u32) -> Attribution {
+    match read(ISO_IFINDEX.get_ptr(ifindex)) {
+        Some(slot) => Attribution::Slot(slot),
+        None => Attribution::Nobody,
+    }
+}
+
+/// From the top of the hierarchy down, so that a cluster nested in a pod counts as that pod.
+///
+/// The helper needs a full socket, which `cgroup_skb` guarantees (`__cgroup_bpf_run_filter_skb`, kernel/bpf/cgroup.c).
+#[inline(always)]
+pub(crate) fn slot_of_cgroup(ctx: &SkBuffContext) -> Attribution {
+    let levels = gate();
+    let mut level = 1;
+    while level <= MAX_CGROUP_LEVEL {
+        if levels & (1 << level) != 0 {
+            // SAFETY: the context is the program's own; any level is allowed, and one that does not exist reads 0.
+            let id = unsafe { bpf_skb_ancestor_cgroup_id(ctx.as_ptr().cast(), level.cast_signed()) };
+            if id == 0 {
+                break;
+            }
+            if let Some(slot) = read(ISO_CGROUP.get_ptr(id)) {
+                return Attribution::Slot(slot);
+            }
+        }
+        level += 1;
+    }
+    count_error(KernelError::CgroupWithoutKey);
+    Attribution::Unknown
+}
+
+#[inline(always)]
+pub(crate) fn policy(slot: u32) -> Lookup<'static> {
+    match ISO_POLICY.get(slot) {
+        Some(policy) if policy.is_in_use() => Lookup::Found(policy),
+        _ => {
+            count_error(KernelError::KeyWithoutPolicy);
+            Lookup::Broken
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count(slot: u32, hook: Hook, direction: Direction, bytes: u32) {
+    let Some(counters) = ISO_COUNTERS.get_ptr_mut(slot) else {
+        count_error(KernelError::SlotWithoutCounter);
+        return;
+    };
+    // SAFETY: the map's value, this CPU's own copy. A softirq that interrupts a cgroup program between load and store can
+    // lose its one count; an atomic would cost every dropped packet more than that is worth.
+    let counter = unsafe { &mut (*counters).dropped[hook as usize][direction as usize] };
+    counter.packets += 1;
+    counter.bytes += u64::from(bytes);
+}
+
+#[inline(always)]
+fn count_error(error: KernelError) {
+    if let Some(count) = ISO_ERRORS.get_ptr_mut(error as u32) {
+        // SAFETY: the map's value, this CPU's own copy.
+        unsafe { *count += 1 };
+    }
+}
+
+#[inline(always)]
+fn read(value: Option<*const u32>) -> Option<u32> {
+    // SAFETY: a map value stays readable for the program that looked it up (RCU), and a u32 is read whole.
+    value.map(|value| unsafe { *value })
+}
