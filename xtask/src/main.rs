@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+//! `cargo xtask`: sets up a machine for this workspace, builds it and tests it.
+//!
+//! One file per verb. What a verb is about goes to stdout; progress and complaints go to stderr.
+#![expect(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
+
+mod build;
+mod object;
+mod setup;
+mod step;
+mod test;
+mod workspace;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::{setup::Need, workspace::Workspace};
+
+/// Sets up a machine for isolate, builds it and tests it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Install what building, testing and the demo need, where it is missing
+    Setup,
+    /// Build isolate-agent with the BPF programs in it
+    Build(build::Args),
+    /// Check format and lints, then run the unit, property and kernel tests
+    Test(test::Args),
+}
+
+fn main() -> Result<()> {
+    let verb = Verb::parse();
+    let workspace = Workspace::locate()?;
+    match verb {
+        Verb::Setup => {
+            let toolchain = setup::run(&workspace, &[Need::Build, Need::Test, Need::Demo])?;
+            println!("ready: {toolchain}");
+            Ok(())
+        }
+        Verb::Build(args) => build::run(&workspace, &args),
+        Verb::Test(args) => test::run(&workspace, &args),
+    }
+}

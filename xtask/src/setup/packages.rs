@@ -1,0 +1,220 @@
+//! Debian packages: the one list of what the workspace needs from the system, and how it gets there.
+
+use std::{fs, os::unix, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    setup::{Need, is_root},
+    step,
+    workspace::Workspace,
+};
+
+/// A package of Debian 12, or what another system calls it.
+struct Package {
+    name: &'static str,
+    sign: Sign,
+    needs: &'static [Need],
+    reason: &'static str,
+    place: Place,
+}
+
+/// What shows that a package, or its like, is there.
+enum Sign {
+    Command(&'static str),
+    File(&'static str),
+}
+
+/// Where a package goes.
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// Into the system.
+    System,
+    /// Below the target folder, unpacked and not installed, because its installation would start a service.
+    Unpacked,
+}
+
+/// LLVM's newest release line in Debian 12, and so the one that bpf-linker is built with.
+pub(crate) const LLVM_MAJOR: u32 = 22;
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "rustc-web",
+        sign: Sign::File("/usr/bin/rustc"),
+        needs: &[Need::BpfCompiler],
+        reason: "a compiler of the same LLVM as Debian's llvm-22",
+        place: Place::System,
+    },
+    Package {
+        name: "rust-web-src",
+        sign: Sign::File("/usr/lib/rustlib/src/rust/library/Cargo.lock"),
+        needs: &[Need::BpfCompiler],
+        reason: "the source of core, which is built for the BPF target",
+        place: Place::System,
+    },
+    Package {
+        name: "cargo-web",
+        sign: Sign::File("/usr/bin/cargo"),
+        needs: &[Need::BpfCompiler],
+        reason: "the cargo of that compiler",
+        place: Place::System,
+    },
+    Package {
+        name: "llvm-22-dev",
+        sign: Sign::File("/usr/lib/llvm-22/bin/llvm-config"),
+        needs: &[Need::BpfLinker],
+        reason: "bpf-linker is linked against LLVM",
+        place: Place::System,
+    },
+    Package {
+        name: "g++",
+        sign: Sign::Command("g++"),
+        needs: &[Need::BpfLinker],
+        reason: "LLVM needs the C++ standard library to link against",
+        place: Place::System,
+    },
+    Package {
+        name: "iproute2",
+        sign: Sign::Command("ip"),
+        needs: &[Need::Test, Need::Demo],
+        reason: "network namespaces and veth pairs of the pods",
+        place: Place::System,
+    },
+    Package {
+        name: "iptables",
+        sign: Sign::Command("iptables"),
+        needs: &[Need::Test],
+        reason: "the iptables way of isolating, side by side with ours",
+        place: Place::System,
+    },
+    Package {
+        name: "curl",
+        sign: Sign::Command("curl"),
+        needs: &[Need::Test, Need::Demo],
+        reason: "drives the control socket and the pods' web servers as a user would",
+        place: Place::System,
+    },
+    Package {
+        name: "prometheus",
+        sign: Sign::Command("prometheus"),
+        needs: &[Need::Test],
+        reason: "a real Prometheus scrapes the agent",
+        place: Place::Unpacked,
+    },
+];
+
+/// Installs what is missing for `needs`.
+pub(crate) fn ensure(workspace: &Workspace, needs: &[Need]) -> Result<()> {
+    let missing = missing(workspace, needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if workspace.which("apt-get").is_none() || !is_root() {
+        bail!("{}", by_hand(&missing));
+    }
+    step::run("refresh Debian's package lists", apt(workspace).arg("update"))?;
+    let (system, unpacked): (Vec<&Package>, Vec<&Package>) =
+        missing.iter().copied().partition(|package| package.place == Place::System);
+    if !system.is_empty() {
+        for package in &system {
+            step::say(&format!("{} is missing: {}", package.name, package.reason));
+        }
+        let names: Vec<&str> = system.iter().map(|package| package.name).collect();
+        let mut install = apt(workspace);
+        install.args(["install", "--yes", "--no-install-recommends"]).args(&names);
+        step::run(&format!("install Debian packages {}", names.join(" ")), &mut install)?;
+    }
+    for package in unpacked {
+        step::say(&format!("{} is missing: {}", package.name, package.reason));
+        unpack(workspace, package.name)?;
+    }
+    let missing = self::missing(workspace, needs);
+    ensure!(missing.is_empty(), "installed, but still not there: {}", by_hand(&missing));
+    Ok(())
+}
+
+/// Whether what `needs` ask for is there or can be installed.
+pub(crate) fn within_reach(workspace: &Workspace, needs: &[Need]) -> bool {
+    missing(workspace, needs).is_empty() || (workspace.which("apt-get").is_some() && is_root())
+}
+
+fn missing(workspace: &Workspace, needs: &[Need]) -> Vec<&'static Package> {
+    let needed = PACKAGES.iter().filter(|package| package.needs.iter().any(|need| needs.contains(need)));
+    needed
+        .filter(|package| match package.sign {
+            Sign::Command(name) => workspace.which(name).is_none(),
+            Sign::File(file) => !Path::new(file).exists(),
+        })
+        .collect()
+}
+
+/// What a user has to do where this program cannot.
+fn by_hand(missing: &[&Package]) -> String {
+    let lines = missing.iter().map(|package| {
+        let sign = match package.sign {
+            Sign::Command(name) => format!("command {name}"),
+            Sign::File(file) => file.to_owned(),
+        };
+        format!("  {:<14} ({sign}): {}\n", package.name, package.reason)
+    });
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    format!(
+        "these are missing, and only root on a Debian-like system can have them installed from here:\n{}\
+         Run as root: apt-get install --no-install-recommends {}\n\
+         or, on another system, install what it has under these names; then start this again.",
+        lines.collect::<Vec<_>>().concat(),
+        names.join(" ")
+    )
+}
+
+/// Downloads a package and unpacks it below the tools folder; its commands get links in the tools' `bin`.
+fn unpack(workspace: &Workspace, name: &str) -> Result<()> {
+    let folder = workspace.tools().join(name);
+    let bin = workspace.tools().join("bin");
+    for made in [&folder, &bin] {
+        fs::create_dir_all(made).with_context(|| format!("make {}", made.display()))?;
+    }
+    let mut download = apt(workspace);
+    // The download would otherwise be done by a user who may not write here.
+    download.current_dir(&folder).args(["-o", "APT::Sandbox::User=root", "download", name]);
+    step::run(&format!("download Debian package {name}"), &mut download)?;
+    let files = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
+    let archive = files.flatten().map(|file| file.path()).find(|file| file.extension().is_some_and(|end| end == "deb"));
+    let archive = archive.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
+    let mut extract = workspace.command("dpkg-deb");
+    extract.arg("--extract").arg(&archive).arg(&folder);
+    step::run(&format!("unpack {name} into {} (not installed: no service)", folder.display()), &mut extract)?;
+    fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
+    let command = folder.join("usr/bin").join(name);
+    let link = bin.join(name);
+    if !link.is_symlink() {
+        unix::fs::symlink(&command, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(())
+}
+
+fn apt(workspace: &Workspace) -> std::process::Command {
+    let mut command = workspace.command("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason_and_a_remedy() {
+        let package = PACKAGES.iter().find(|package| package.name == "iproute2").expect("it is in the list");
+        let text = by_hand(&[package]);
+        for part in ["iproute2", "command ip", package.reason, "apt-get install --no-install-recommends iproute2"] {
+            assert!(text.contains(part), "{text:?} does not say {part:?}");
+        }
+    }
+
+    #[test]
+    fn the_llvm_packages_agree_with_the_version() {
+        let llvm = format!("llvm-{LLVM_MAJOR}-dev");
+        assert!(PACKAGES.iter().any(|package| package.name == llvm), "{llvm} is not in the list");
+    }
+}
