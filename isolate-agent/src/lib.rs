@@ -1,6 +1,8 @@
 //! The engine of isolate-agent: the daemon runs it for ever, a command runs it once when no daemon answers.
 
 pub mod control;
+pub mod desired;
 pub mod inventory;
+pub mod lock;
 pub mod pod;
 pub mod settings;

@@ -25,6 +25,16 @@ impl SlotCounters {
     pub const fn of(&self, hook: Hook, direction: Direction) -> Counter {
         self.dropped[hook as usize][direction as usize]
     }
+
+    /// Adds another CPU's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (sums, counts) in self.dropped.iter_mut().zip(&other.dropped) {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                sum.packets += count.packets;
+                sum.bytes += count.bytes;
+            }
+        }
+    }
 }
 
 const _: () = assert!(size_of::<SlotCounters>() == 64);

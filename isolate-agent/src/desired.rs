@@ -1,0 +1,306 @@
+//! Which pods are to be isolated, how, by whom, why: one JSON file per isolation, written atomically.
+//!
+//! A file that cannot be read still isolates: its name says whom, and the strictest policy applies.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use isolate_common::{Policy, PolicyFlags};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::pod::PodUid;
+
+/// Version of the record files that this agent writes, and the newest that it reads.
+pub const RECORD_VERSION: u32 = 1;
+/// Largest record file that is read, in bytes; ours are some hundred.
+const MAX_RECORD_BYTES: u64 = 64 * 1024;
+
+/// A failed operation on the state folder.
+#[derive(Debug, Error)]
+pub enum DesiredError {
+    /// The folder cannot be made.
+    #[error("cannot make the state folder {path}: {source}; use --state-dir for one that can be written")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The folder cannot be read.
+    #[error("cannot read the state folder {path}: {source}")]
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record cannot be written.
+    #[error("cannot write the record {path}: {source}")]
+    Write {
+        /// The record's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record cannot be deleted.
+    #[error("cannot delete the record {path}: {source}")]
+    Delete {
+        /// The record's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One isolation, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// [`RECORD_VERSION`] of the agent that wrote it.
+    pub version: u32,
+    /// The pod.
+    pub uid: PodUid,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether the pod's loopback traffic passes.
+    #[serde(default)]
+    pub keep_loopback: bool,
+}
+
+/// A pod that is to be isolated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Its record is on disk.
+    Saved(Record),
+    /// It is isolated, but its record could not be written yet.
+    Unsaved(Record),
+    /// Its record cannot be read.
+    Unreadable {
+        /// Why not.
+        why: String,
+        /// When the file was last written.
+        since: Timestamp,
+    },
+}
+
+impl Entry {
+    /// The record, where there is one to read.
+    pub const fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Saved(record) | Self::Unsaved(record) => Some(record),
+            Self::Unreadable { .. } => None,
+        }
+    }
+
+    /// What the kernel is told. Without a readable record: nothing passes.
+    pub fn policy(&self, uid: &PodUid) -> Policy {
+        let keep_loopback = self.record().is_some_and(|record| record.keep_loopback);
+        Policy {
+            uid: uid.bytes(),
+            in_use: 1,
+            flags: PolicyFlags::default()
+                .with(PolicyFlags::KEEP_LOOPBACK, keep_loopback)
+                .with(PolicyFlags::PLAIN_UID, uid.is_plain()),
+        }
+    }
+}
+
+/// Pods that are to be isolated, by UID.
+pub type Desired = BTreeMap<PodUid, Entry>;
+
+/// The folder of records.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// The records below `state_dir`, which is made if it does not exist. Without it, those that can be made later.
+    pub fn open(state_dir: &Path) -> (Self, Result<(), DesiredError>) {
+        let folder = state_dir.join("isolations");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        let made = made.map_err(|source| DesiredError::Folder { path: folder.clone(), source });
+        (Self { folder }, made)
+    }
+
+    /// Reads all records. Files that are named like no record are left alone.
+    pub fn load(&self) -> Result<Desired, DesiredError> {
+        let failed = |source| DesiredError::Read { path: self.folder.clone(), source };
+        let files = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Desired::new()),
+            other => other.map_err(failed)?,
+        };
+        let mut desired = Desired::new();
+        for file in files {
+            let path = file.map_err(failed)?.path();
+            if let Some(uid) = uid_in_name(&path) {
+                desired.insert(uid, read(&path, &uid));
+            }
+        }
+        Ok(desired)
+    }
+
+    /// Writes a record so that after a crash either the old or the new one is there, whole.
+    pub fn save(&self, record: &Record) -> Result<(), DesiredError> {
+        let path = self.path(&record.uid);
+        self.replace(&path, record).map_err(|source| DesiredError::Write { path, source })
+    }
+
+    /// Deletes a record; that it is absent already is success.
+    pub fn delete(&self, uid: &PodUid) -> Result<(), DesiredError> {
+        let path = self.path(uid);
+        let deleted = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other,
+        };
+        deleted.and_then(|()| self.sync_folder()).map_err(|source| DesiredError::Delete { path, source })
+    }
+
+    /// Where the record of `uid` is.
+    pub fn path(&self, uid: &PodUid) -> PathBuf {
+        self.folder.join(format!("{uid}.json"))
+    }
+
+    fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
+        let temporary = path.with_extension("json.new");
+        let mut text = serde_json::to_vec_pretty(record)?;
+        text.push(b'\n');
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        self.sync_folder()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+fn uid_in_name(path: &Path) -> Option<PodUid> {
+    if path.extension()? != "json" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+fn read(path: &Path, uid: &PodUid) -> Entry {
+    match parse(path) {
+        Ok(record) if record.uid == *uid => Entry::Saved(record),
+        Ok(record) => unreadable(path, format!("it is named for another pod than the one in it, {}", record.uid)),
+        Err(why) => unreadable(path, why),
+    }
+}
+
+fn unreadable(path: &Path, why: String) -> Entry {
+    let written = fs::metadata(path).and_then(|file| file.modified()).ok();
+    let since = written.and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+    Entry::Unreadable { why, since }
+}
+
+/// Reads one record, or says why it cannot.
+fn parse(path: &Path) -> Result<Record, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let file = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if !file.is_file() || file.len() > MAX_RECORD_BYTES {
+        return Err(format!("it is no file of at most {MAX_RECORD_BYTES} bytes"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let Version { version } = serde_json::from_str(&text).map_err(|error| format!("it is no record: {error}"))?;
+    if version > RECORD_VERSION {
+        return Err(format!("it has version {version}, this agent reads up to {RECORD_VERSION}"));
+    }
+    serde_json::from_str(&text).map_err(|error| format!("it is no record: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(uid: &str) -> Record {
+        Record {
+            version: RECORD_VERSION,
+            uid: uid.parse().expect("a UID"),
+            since: "2026-01-02T03:04:05Z".parse().expect("a time"),
+            by: "alice".into(),
+            reason: Some("beacons".into()),
+            keep_loopback: true,
+        }
+    }
+
+    const UID: &str = "0f0e0d0c-1234-4000-8000-0123456789ab";
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, made) = Store::open(dir.path());
+        made.expect("made");
+        (dir, store)
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_deleted_is_not() {
+        let (_dir, store) = store();
+        let record = record(UID);
+        store.save(&record).expect("saved");
+        assert_eq!(store.load().expect("loaded"), Desired::from([(record.uid, Entry::Saved(record.clone()))]));
+        store.delete(&record.uid).expect("deleted");
+        store.delete(&record.uid).expect("absent is fine");
+        assert_eq!(store.load().expect("loaded"), Desired::new());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_isolates_strictly() {
+        let (_dir, store) = store();
+        let mut whole = record(UID);
+        let uid = whole.uid;
+        let text = serde_json::to_string(&whole).expect("JSON");
+        whole.version = RECORD_VERSION + 1;
+        let future = serde_json::to_string(&whole).expect("JSON");
+        let other = text.replace("0f0e0d0c-", "0f0e0d0d-");
+        let unknown = text.replace("\"by\"", "\"until\":1,\"by\"");
+        let half: String = text.chars().take(text.len() / 2).collect();
+        for broken in ["", "{", &half, &future, &other, &unknown, "[1]", "\0\0\0\0"] {
+            fs::write(store.path(&uid), broken).expect("written");
+            let entry = &store.load().expect("loaded")[&uid];
+            assert!(matches!(entry, Entry::Unreadable { .. }), "{broken:?} is {entry:?}");
+            assert!(!entry.policy(&uid).flags.contains(PolicyFlags::KEEP_LOOPBACK));
+            assert!(entry.policy(&uid).is_in_use());
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_left_alone() {
+        let (_dir, store) = store();
+        for name in ["notes.txt", "abc.json", "0f0e0d0c-1234-4000-8000-0123456789ab.json.new"] {
+            fs::write(store.folder.join(name), "x").expect("written");
+        }
+        assert_eq!(store.load().expect("loaded"), Desired::new());
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read_or_isolates(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (_dir, store) = store();
+            let uid = record(UID).uid;
+            fs::write(store.path(&uid), bytes).expect("written");
+            prop_assert!(store.load().expect("loaded").contains_key(&uid));
+        }
+    }
+}
