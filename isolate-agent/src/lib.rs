@@ -4,5 +4,8 @@ pub mod control;
 pub mod desired;
 pub mod inventory;
 pub mod lock;
+pub mod observed;
+pub mod plan;
 pub mod pod;
 pub mod settings;
+pub mod status;

@@ -1,0 +1,79 @@
+//! What the kernel holds of ours, as plain data: the planner's third input.
+
+use std::collections::BTreeMap;
+
+use isolate_common::{Direction, Policy};
+
+use crate::{
+    inventory::{CgroupId, IfIndex},
+    pod::PodUid,
+};
+
+/// Index of an isolated pod in the policy and counter maps. 0 is never given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+/// Maps and links, as the kernel shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Slots that the maps have room for, slot 0 left out.
+    pub capacity: u32,
+    /// Value of the gate.
+    pub gate: u32,
+    /// Slots in use.
+    pub policies: BTreeMap<Slot, Policy>,
+    /// Keys of the cgroup hook.
+    pub cgroup_keys: BTreeMap<CgroupId, Slot>,
+    /// Keys of the veth hook.
+    pub veth_keys: BTreeMap<IfIndex, Slot>,
+    /// Pinned links of the cgroup hook.
+    pub cgroup_links: BTreeMap<(CgroupId, Direction), LinkState>,
+    /// Pinned links of the veth hook.
+    pub veth_links: BTreeMap<(IfIndex, Direction), LinkState>,
+}
+
+/// What a pinned link is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Attached, and first in its chain where that matters.
+    Holding,
+    /// Attached, but another program runs first.
+    Displaced,
+    /// Attached to nothing any more, or to something else.
+    Defunct,
+}
+
+impl LinkState {
+    /// Whether the interface or cgroup that it was attached to still exists.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Holding | Self::Displaced)
+    }
+}
+
+/// The UID in a policy.
+pub fn uid_of(policy: &Policy) -> PodUid {
+    PodUid::new(policy.uid, policy.flags.contains(isolate_common::PolicyFlags::PLAIN_UID))
+}
+
+impl Observed {
+    /// The slot of each pod: the lowest, should it have several.
+    pub fn slots(&self) -> BTreeMap<PodUid, Slot> {
+        self.policies.iter().rev().map(|(slot, policy)| (uid_of(policy), *slot)).collect()
+    }
+
+    /// Whether a live link is pinned for the cgroup.
+    pub fn cgroup_is_live(&self, id: CgroupId) -> bool {
+        is_live(&self.cgroup_links, id)
+    }
+
+    /// Whether a live link is pinned for the interface.
+    pub fn veth_is_live(&self, ifindex: IfIndex) -> bool {
+        is_live(&self.veth_links, ifindex)
+    }
+}
+
+fn is_live<K: Copy + Ord>(links: &BTreeMap<(K, Direction), LinkState>, place: K) -> bool {
+    isolate_common::DIRECTIONS
+        .iter()
+        .any(|direction| links.get(&(place, *direction)).is_some_and(|link| link.is_live()))
+}

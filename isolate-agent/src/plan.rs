@@ -1,0 +1,341 @@
+//! From what is desired, what runs and what the kernel holds, to what must change. Pure: no I/O, no clock, no aya.
+//!
+//! The same input twice gives an empty plan once the first was carried out. Two rules keep it from ever letting a pod
+//! out: the cut comes before every release in the order of actions, and a key of a desired pod goes only when nothing
+//! it could match is left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use isolate_common::{DIRECTIONS, Direction, Policy, gate_for};
+
+use crate::{
+    desired::Desired,
+    inventory::{CgroupId, HostVeth, IfIndex, Inventory, Pod},
+    observed::{LinkState, Observed, Slot, uid_of},
+    pod::PodUid,
+    settings::Arm,
+};
+
+/// One change in the kernel. The order of the variants is the order in which they are carried out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Puts a pod into a slot; its counters start at zero if the slot was another's.
+    SetPolicy {
+        /// The slot.
+        slot: Slot,
+        /// What goes into it.
+        policy: PolicyEntry,
+        /// Whether the slot was not this pod's before.
+        fresh: bool,
+    },
+    /// Leads a cgroup to a slot.
+    SetCgroupKey(CgroupId, Slot),
+    /// Leads a host veth to a slot: from here on its frames are dropped, where the veth is armed.
+    SetVethKey(IfIndex, Slot),
+    /// Lets the programs look up keys; never forgets a level that is in use.
+    OpenGate(u32),
+    /// Attaches the cgroup hook.
+    AttachCgroup(CgroupPlace, Direction),
+    /// Attaches the veth hook of an isolated pod.
+    AttachVeth(HostVeth, Direction),
+    /// Detaches the cgroup hook, or collects its pin.
+    DetachCgroup(CgroupId, Direction),
+    /// Forgets a cgroup.
+    DropCgroupKey(CgroupId),
+    /// Forgets a host veth: an armed one passes frames again.
+    DropVethKey(IfIndex),
+    /// Shuts the gate, or narrows it to the levels in use.
+    NarrowGate(u32),
+    /// Frees a slot.
+    Vacate(Slot),
+    /// Collects the pin of a veth hook whose interface is gone, or that is not wanted any more.
+    DetachVeth(IfIndex, Direction),
+}
+
+/// A pod-level cgroup to attach to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupPlace {
+    /// Its id.
+    pub id: CgroupId,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// A policy with an order, which only sorts it among equals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyEntry(pub Policy);
+
+impl PartialOrd for PolicyEntry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PolicyEntry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.uid, self.0.flags.0).cmp(&(other.0.uid, other.0.flags.0))
+    }
+}
+
+/// What the planner looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// What is to be isolated.
+    pub desired: &'a Desired,
+    /// What runs.
+    pub inventory: &'a Inventory,
+    /// What the kernel holds.
+    pub observed: &'a Observed,
+    /// Which pods carry the veth hook before they are isolated.
+    pub arm: Arm,
+}
+
+/// What must change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Changes for isolated and released pods, in order.
+    pub enforce: Vec<Action>,
+    /// Attaching to healthy pods and collecting what is left of dead ones: slow, and never urgent.
+    pub arm: Vec<Action>,
+    /// Desired pods for which there is no slot.
+    pub no_slot: Vec<PodUid>,
+}
+
+impl View<'_> {
+    /// Everything that must change on the node.
+    pub fn plan(&self) -> Plan {
+        let (mut enforce, slots, no_slot) = self.cut(self.desired.keys());
+        self.release(&slots, &mut enforce);
+        enforce.sort();
+        Plan { enforce, arm: self.arm(), no_slot }
+    }
+
+    /// What must change to isolate these pods, and those for which there is no slot. Touches nothing else.
+    pub fn isolate(&self, uids: &BTreeSet<PodUid>) -> (Vec<Action>, Vec<PodUid>) {
+        let (mut actions, _, no_slot) = self.cut(uids.iter());
+        actions.sort();
+        (actions, no_slot)
+    }
+
+    fn cut<'u>(&self, uids: impl Iterator<Item = &'u PodUid>) -> (Vec<Action>, BTreeMap<PodUid, Slot>, Vec<PodUid>) {
+        let (mut actions, mut slots, mut no_slot) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let occupied = self.observed.slots();
+        let mut vacant = self.vacant_slots();
+        let mut gate = self.observed.gate;
+        let mut keyed = BTreeSet::new();
+        for uid in uids {
+            let Some(entry) = self.desired.get(uid) else { continue };
+            let known = occupied.get(uid).copied();
+            let Some(slot) = known.or_else(|| vacant.next()) else {
+                no_slot.push(*uid);
+                continue;
+            };
+            slots.insert(*uid, slot);
+            let policy = entry.policy(uid);
+            if self.observed.policies.get(&slot) != Some(&policy) {
+                actions.push(Action::SetPolicy { slot, policy: PolicyEntry(policy), fresh: known.is_none() });
+            }
+            gate |= gate_for(self.inventory.pods.get(uid).map(level).into_iter());
+            if let Some(pod) = self.inventory.pods.get(uid) {
+                self.cut_cgroup(pod, slot, &mut actions);
+                for veth in pod.host_veths() {
+                    if keyed.insert(veth.ifindex) && !self.is_keyed(veth.ifindex, slot, &occupied) {
+                        actions.push(Action::SetVethKey(veth.ifindex, slot));
+                    }
+                    self.attach_veth(veth, &mut actions);
+                }
+            }
+        }
+        if gate != self.observed.gate {
+            actions.push(Action::OpenGate(gate));
+        }
+        (actions, slots, no_slot)
+    }
+
+    fn cut_cgroup(&self, pod: &Pod, slot: Slot, actions: &mut Vec<Action>) {
+        let Some(cgroup) = &pod.cgroup else { return };
+        if self.observed.cgroup_keys.get(&cgroup.id) != Some(&slot) {
+            actions.push(Action::SetCgroupKey(cgroup.id, slot));
+        }
+        for direction in DIRECTIONS {
+            if self.observed.cgroup_links.get(&(cgroup.id, direction)) != Some(&LinkState::Holding) {
+                let place = CgroupPlace { id: cgroup.id, path: cgroup.path.clone() };
+                actions.push(Action::AttachCgroup(place, direction));
+            }
+        }
+    }
+
+    /// Whether a veth leads to `slot`, or to the slot of another isolated pod that shares it: to this hook all isolated
+    /// pods are the same.
+    fn is_keyed(&self, ifindex: IfIndex, slot: Slot, occupied: &BTreeMap<PodUid, Slot>) -> bool {
+        let Some(key) = self.observed.veth_keys.get(&ifindex) else { return false };
+        let shares = |uid: &PodUid| {
+            self.desired.contains_key(uid)
+                && occupied.get(uid) == Some(key)
+                && self.inventory.pods.get(uid).is_some_and(|pod| pod.host_veths().any(|veth| veth.ifindex == ifindex))
+        };
+        *key == slot || self.observed.policies.get(key).is_some_and(|policy| shares(&uid_of(policy)))
+    }
+
+    /// A hook that is displaced still sees what the programs before it let through; it is left where it is.
+    fn attach_veth(&self, veth: &HostVeth, actions: &mut Vec<Action>) {
+        for direction in DIRECTIONS {
+            if !self.observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.is_live()) {
+                actions.push(Action::AttachVeth(veth.clone(), direction));
+            }
+        }
+    }
+
+    /// Slots that neither hold a pod nor are led to by a key.
+    fn vacant_slots(&self) -> impl Iterator<Item = Slot> {
+        let keys = self.observed.cgroup_keys.values().chain(self.observed.veth_keys.values());
+        let used: BTreeSet<Slot> = keys.chain(self.observed.policies.keys()).copied().collect();
+        (1..=self.observed.capacity).map(Slot).filter(move |slot| !used.contains(slot))
+    }
+
+    fn release(&self, slots: &BTreeMap<PodUid, Slot>, actions: &mut Vec<Action>) {
+        let wanted: BTreeMap<Slot, PodUid> = slots.iter().map(|(uid, slot)| (*slot, *uid)).collect();
+        let cgroups = self.owners(|pod| pod.cgroup.iter().map(|cgroup| cgroup.id).collect());
+        let veths = self.owners(|pod| pod.host_veths().map(|veth| veth.ifindex).collect());
+
+        let mut kept = BTreeSet::new();
+        for (id, slot) in &self.observed.cgroup_keys {
+            if keeps(wanted.get(slot), cgroups.get(id), self.observed.cgroup_is_live(*id)) {
+                kept.insert(*id);
+            } else if !self.is_rekeyed(cgroups.get(id)) {
+                actions.push(Action::DropCgroupKey(*id));
+            }
+        }
+        for (ifindex, slot) in &self.observed.veth_keys {
+            let owner = veths.get(ifindex);
+            if !keeps(wanted.get(slot), owner, self.observed.veth_is_live(*ifindex)) && !self.is_rekeyed(owner) {
+                actions.push(Action::DropVethKey(*ifindex));
+            }
+        }
+        for ((id, direction), state) in &self.observed.cgroup_links {
+            let owner = cgroups.get(id);
+            let goes = match state {
+                // Attaching anew replaces the pin.
+                LinkState::Defunct => !self.is_rekeyed(owner),
+                _ if kept.contains(id) || self.is_rekeyed(owner) => false,
+                // Without a key and a pod it cuts somebody whom nobody knows: not ours to let out.
+                _ => self.observed.cgroup_keys.contains_key(id) || owner.is_some(),
+            };
+            if goes {
+                actions.push(Action::DetachCgroup(*id, *direction));
+            }
+        }
+        for slot in self.observed.policies.keys() {
+            if !wanted.contains_key(slot) {
+                actions.push(Action::Vacate(*slot));
+            }
+        }
+        let gate = self.gate_in_use(&kept);
+        let open = actions.iter().find_map(|action| match action {
+            Action::OpenGate(gate) => Some(*gate),
+            _ => None,
+        });
+        if gate != open.unwrap_or(self.observed.gate) {
+            actions.push(Action::NarrowGate(gate));
+        }
+    }
+
+    /// Whether one of the owners of a key is desired: then the cut keys it, whatever it led to before.
+    fn is_rekeyed(&self, owners: Option<&BTreeSet<PodUid>>) -> bool {
+        owners.is_some_and(|owners| owners.iter().any(|uid| self.desired.contains_key(uid)))
+    }
+
+    /// The gate for all desired pods. A key that is kept although its pod is not seen has a level that is not known.
+    fn gate_in_use(&self, kept: &BTreeSet<CgroupId>) -> u32 {
+        let present = self.desired.keys().filter_map(|uid| self.inventory.pods.get(uid));
+        let seen: BTreeSet<CgroupId> =
+            present.clone().filter_map(|pod| pod.cgroup.as_ref()).map(|cgroup| cgroup.id).collect();
+        let unseen = kept.difference(&seen).map(|_| None);
+        gate_for(present.map(level).chain(unseen)) | gate_for(self.desired.keys().map(|_| Some(0)))
+    }
+
+    fn owners<K: Ord>(&self, keys: impl Fn(&Pod) -> Vec<K>) -> BTreeMap<K, BTreeSet<PodUid>> {
+        let mut owners: BTreeMap<K, BTreeSet<PodUid>> = BTreeMap::new();
+        for pod in self.inventory.pods.values() {
+            for key in keys(pod) {
+                owners.entry(key).or_default().insert(pod.uid);
+            }
+        }
+        owners
+    }
+
+    fn arm(&self) -> Vec<Action> {
+        let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
+        let (mut actions, mut wanted) = (Vec::new(), BTreeSet::new());
+        for pod in self.inventory.pods.values().filter(|pod| self.desired.contains_key(&pod.uid)) {
+            wanted.extend(pod.host_veths().map(|veth| veth.ifindex));
+        }
+        for veth in healthy.flat_map(Pod::host_veths) {
+            match self.arm {
+                Arm::All => self.attach_veth(veth, &mut actions),
+                Arm::OnDemand if wanted.contains(&veth.ifindex) => {}
+                Arm::OnDemand => {
+                    let held = |direction| self.observed.veth_links.contains_key(&(veth.ifindex, direction));
+                    let detach = |direction| Action::DetachVeth(veth.ifindex, direction);
+                    actions.extend(DIRECTIONS.into_iter().filter(|d| held(*d)).map(detach));
+                }
+            }
+        }
+        let known = self.owners(|pod| pod.host_veths().map(|veth| veth.ifindex).collect());
+        for ((ifindex, direction), state) in &self.observed.veth_links {
+            if *state == LinkState::Defunct && !known.contains_key(ifindex) {
+                actions.push(Action::DetachVeth(*ifindex, *direction));
+            }
+        }
+        actions.sort();
+        actions.dedup();
+        actions
+    }
+}
+
+/// Whether a key stays that leads to the slot of `desired`: its pod owns what it matches, or nobody seen does and it
+/// still exists.
+fn keeps(desired: Option<&PodUid>, owners: Option<&BTreeSet<PodUid>>, live: bool) -> bool {
+    match (desired, owners) {
+        (None, _) => false,
+        (Some(uid), Some(owners)) => owners.contains(uid),
+        (Some(_), None) => live,
+    }
+}
+
+fn level(pod: &Pod) -> Option<u32> {
+    match &pod.cgroup {
+        Some(cgroup) => cgroup.level,
+        // No cgroup hook, so no level to look at: bit 0 opens the veth hook.
+        None => Some(0),
+    }
+}
+
+/// Pods that the kernel isolates and no record names: they were cut, and what became of the record is not known.
+///
+/// A slot in use names its pod. A key to a vacant slot and a cgroup hook without a key cut a pod as well; whose they
+/// are, the inventory says.
+pub fn recovered(desired: &Desired, inventory: &Inventory, observed: &Observed) -> BTreeMap<PodUid, Policy> {
+    let mut found: BTreeMap<PodUid, Policy> =
+        observed.policies.values().map(|policy| (uid_of(policy), *policy)).collect();
+    let vacant = |slot: &Slot| !observed.policies.contains_key(slot);
+    for pod in inventory.pods.values() {
+        let cgroup_cut = pod.cgroup.as_ref().is_some_and(|cgroup| {
+            observed.cgroup_keys.get(&cgroup.id).is_some_and(vacant)
+                || (!observed.cgroup_keys.contains_key(&cgroup.id) && observed.cgroup_is_live(cgroup.id))
+        });
+        let mut veths = pod.host_veths();
+        if cgroup_cut || veths.any(|veth| observed.veth_keys.get(&veth.ifindex).is_some_and(vacant)) {
+            let strict = Policy { uid: pod.uid.bytes(), in_use: 1, ..Policy::default() };
+            found.entry(pod.uid).or_insert(strict);
+        }
+    }
+    found.retain(|uid, _| !desired.contains_key(uid));
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! The planner against a model of the kernel that does what each action says, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isolate_common::{DIRECTIONS, GATE_SHUT, Policy, PolicyFlags};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    desired::{Entry, RECORD_VERSION, Record},
+    inventory::{Interface, PodCgroup},
+};
+
+const PODS: u8 = 5;
+
+fn uid(pod: u8) -> PodUid {
+    PodUid::new([pod; 16], false)
+}
+
+fn entry(pod: u8, keep_loopback: bool) -> Entry {
+    Entry::Saved(Record {
+        version: RECORD_VERSION,
+        uid: uid(pod),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        by: "test".into(),
+        reason: None,
+        keep_loopback,
+    })
+}
+
+fn veth(ifindex: u32) -> Interface {
+    let host = Some(HostVeth { ifindex: IfIndex(ifindex), name: format!("veth{ifindex}") });
+    Interface { name: "eth0".into(), kind: "veth".into(), host }
+}
+
+fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) -> Pod {
+    Pod {
+        uid: uid(number),
+        cgroup: cgroup.map(|(id, level)| PodCgroup { path: format!("/c/{id}").into(), id: CgroupId(id), level }),
+        host_network: false,
+        namespaces: usize::from(!veths.is_empty()),
+        processes: 1,
+        interfaces: veths.iter().copied().map(veth).collect(),
+        guard: None,
+    }
+}
+
+/// What the kernel does with each action.
+fn carry_out(kernel: &mut Observed, action: &Action) {
+    match action {
+        Action::SetPolicy { slot, policy, .. } => {
+            kernel.policies.insert(*slot, policy.0);
+        }
+        Action::SetCgroupKey(id, slot) => {
+            kernel.cgroup_keys.insert(*id, *slot);
+        }
+        Action::SetVethKey(ifindex, slot) => {
+            kernel.veth_keys.insert(*ifindex, *slot);
+        }
+        Action::OpenGate(gate) | Action::NarrowGate(gate) => kernel.gate = *gate,
+        Action::AttachCgroup(place, direction) => {
+            kernel.cgroup_links.insert((place.id, *direction), LinkState::Holding);
+        }
+        Action::AttachVeth(veth, direction) => {
+            kernel.veth_links.insert((veth.ifindex, *direction), LinkState::Holding);
+        }
+        Action::DetachCgroup(id, direction) => {
+            kernel.cgroup_links.remove(&(*id, *direction));
+        }
+        Action::DropCgroupKey(id) => {
+            kernel.cgroup_keys.remove(id);
+        }
+        Action::DropVethKey(ifindex) => {
+            kernel.veth_keys.remove(ifindex);
+        }
+        Action::Vacate(slot) => {
+            kernel.policies.remove(slot);
+        }
+        Action::DetachVeth(ifindex, direction) => {
+            kernel.veth_links.remove(&(*ifindex, *direction));
+        }
+    }
+}
+
+/// Whether the kernel drops every packet that this hook sees, as the programs decide it.
+fn cgroup_is_cut(kernel: &Observed, id: CgroupId, direction: Direction) -> bool {
+    kernel.cgroup_links.get(&(id, direction)).is_some_and(|link| link.is_live())
+}
+
+fn veth_is_cut(kernel: &Observed, ifindex: IfIndex, direction: Direction) -> bool {
+    kernel.gate != GATE_SHUT
+        && kernel.veth_keys.contains_key(&ifindex)
+        && kernel.veth_links.get(&(ifindex, direction)).is_some_and(|link| link.is_live())
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    desired: Desired,
+    inventory: Inventory,
+    kernel: Observed,
+    arm: Arm,
+}
+
+impl Node {
+    fn view(&self) -> View<'_> {
+        View { desired: &self.desired, inventory: &self.inventory, observed: &self.kernel, arm: self.arm }
+    }
+
+    fn desired_owner(&self, owns: impl Fn(&Pod) -> bool) -> bool {
+        self.inventory.pods.values().any(|pod| owns(pod) && self.desired.contains_key(&pod.uid))
+    }
+
+    fn owned(&self, owns: impl Fn(&Pod) -> bool) -> bool {
+        self.inventory.pods.values().any(owns)
+    }
+}
+
+fn owns_veth(ifindex: IfIndex) -> impl Fn(&Pod) -> bool {
+    move |pod| pod.host_veths().any(|veth| veth.ifindex == ifindex)
+}
+
+fn owns_cgroup(id: CgroupId) -> impl Fn(&Pod) -> bool {
+    move |pod| pod.cgroup.as_ref().is_some_and(|cgroup| cgroup.id == id)
+}
+
+prop_compose! {
+    fn pods()(
+        present in proptest::collection::btree_map(0..PODS, (
+            proptest::option::of((0..2_u64, prop_oneof![Just(None), (1..20_u32).prop_map(Some)])),
+            proptest::collection::btree_set(10..18_u32, 0..3),
+        ), 0..=usize::from(PODS)),
+    ) -> Inventory {
+        let mut pods = BTreeMap::new();
+        for (number, (cgroup, veths)) in present {
+            let cgroup = cgroup.map(|(generation, level)| (100 + 100 * generation + u64::from(number), level));
+            pods.insert(uid(number), pod(number, cgroup, &veths));
+        }
+        Inventory { pods }
+    }
+}
+
+fn links<K: Ord + Clone + std::fmt::Debug>(
+    keys: impl Strategy<Value = K>,
+) -> impl Strategy<Value = BTreeMap<(K, Direction), LinkState>> {
+    let state = prop_oneof![
+        4 => Just(LinkState::Holding), 1 => Just(LinkState::Displaced), 1 => Just(LinkState::Defunct)
+    ];
+    let direction = prop_oneof![Just(Direction::In), Just(Direction::Out)];
+    proptest::collection::btree_map((keys, direction), state, 0..12)
+}
+
+fn cgroup_ids() -> impl Strategy<Value = CgroupId> {
+    (0..2_u64, 0..u64::from(PODS)).prop_map(|(generation, pod)| CgroupId(100 + 100 * generation + pod))
+}
+
+prop_compose! {
+    /// Any state of the maps, also one that no agent leaves behind.
+    fn kernels()(
+        capacity in 0..7_u32,
+        gate in prop_oneof![Just(GATE_SHUT), Just(0b1101), any::<u16>().prop_map(u32::from)],
+        policies in proptest::collection::btree_map(1..7_u32, (0..PODS, 0..2_u32), 0..5),
+        cgroup_keys in proptest::collection::btree_map(cgroup_ids(), 0..8_u32, 0..6),
+        veth_keys in proptest::collection::btree_map(10..18_u32, 0..8_u32, 0..6),
+        cgroup_links in links(cgroup_ids()),
+        veth_links in links((10..18_u32).prop_map(IfIndex)),
+    ) -> Observed {
+        let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
+            (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags) })
+        };
+        Observed {
+            capacity,
+            gate,
+            policies: policies.into_iter().map(policy).collect(),
+            cgroup_keys: cgroup_keys.into_iter().map(|(id, slot)| (id, Slot(slot))).collect(),
+            veth_keys: veth_keys.into_iter().map(|(ifindex, slot)| (IfIndex(ifindex), Slot(slot))).collect(),
+            cgroup_links,
+            veth_links,
+        }
+    }
+}
+
+prop_compose! {
+    fn nodes()(
+        desired in proptest::collection::btree_map(0..PODS, any::<bool>(), 0..=usize::from(PODS)),
+        inventory in pods(),
+        kernel in kernels(),
+        on_demand in any::<bool>(),
+    ) -> Node {
+        let desired = desired.into_iter().map(|(pod, keep)| (uid(pod), entry(pod, keep))).collect();
+        Node { desired, inventory, kernel, arm: if on_demand { Arm::OnDemand } else { Arm::All } }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn one_plan_is_enough(mut node in nodes()) {
+        let mut plan = node.view().plan();
+        for action in plan.enforce.iter().chain(&plan.arm) {
+            carry_out(&mut node.kernel, action);
+        }
+        // Stray keys keep slots from being given out until they are gone: a pass or two later there is room.
+        while !plan.no_slot.is_empty() && !plan.enforce.is_empty() {
+            plan = node.view().plan();
+            for action in plan.enforce.iter().chain(&plan.arm) {
+                carry_out(&mut node.kernel, action);
+            }
+        }
+        let again = node.view().plan();
+        prop_assert_eq!((again.enforce, again.arm), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_is_desired_is_cut(mut node in nodes()) {
+        let plan = node.view().plan();
+        for action in &plan.enforce {
+            carry_out(&mut node.kernel, action);
+        }
+        let slots = node.kernel.slots();
+        for (uid, entry) in node.desired.iter().filter(|(uid, _)| !plan.no_slot.contains(uid)) {
+            prop_assert_eq!(node.kernel.policies.get(&slots[uid]), Some(&entry.policy(uid)));
+            let Some(pod) = node.inventory.pods.get(uid) else { continue };
+            for direction in DIRECTIONS {
+                if let Some(cgroup) = &pod.cgroup {
+                    prop_assert_eq!(node.kernel.cgroup_keys.get(&cgroup.id), Some(&slots[uid]));
+                    prop_assert!(cgroup_is_cut(&node.kernel, cgroup.id, direction));
+                    let level = cgroup.level.unwrap_or(1);
+                    prop_assert!(level > isolate_common::MAX_CGROUP_LEVEL || node.kernel.gate & (1 << level) != 0);
+                }
+                for veth in pod.host_veths() {
+                    prop_assert!(veth_is_cut(&node.kernel, veth.ifindex, direction));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_else_is_cut(mut node in nodes()) {
+        let plan = node.view().plan();
+        for action in &plan.enforce {
+            carry_out(&mut node.kernel, action);
+        }
+        for ifindex in node.kernel.veth_keys.keys() {
+            let owns = owns_veth(*ifindex);
+            prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", ifindex);
+        }
+        for ((id, _), _) in node.kernel.cgroup_links.iter().filter(|(_, state)| state.is_live()) {
+            let owns = owns_cgroup(*id);
+            prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", id);
+        }
+        for policy in node.kernel.policies.values() {
+            prop_assert!(node.desired.contains_key(&uid_of(policy)));
+        }
+        if node.desired.is_empty() && node.kernel.veth_keys.is_empty() {
+            prop_assert_eq!(node.kernel.gate, GATE_SHUT);
+        }
+    }
+
+    /// A crash after any action leaves cut what was cut and is to be.
+    #[test]
+    fn no_step_lets_anybody_out(node in nodes()) {
+        let mut kernel = node.kernel.clone();
+        let plan = node.view().plan();
+        for action in plan.enforce.iter().chain(&plan.arm) {
+            carry_out(&mut kernel, action);
+            for direction in DIRECTIONS {
+                for pod in node.inventory.pods.values().filter(|pod| node.desired.contains_key(&pod.uid)) {
+                    for id in pod.cgroup.iter().map(|cgroup| cgroup.id) {
+                        let was = cgroup_is_cut(&node.kernel, id, direction);
+                        prop_assert!(!was || cgroup_is_cut(&kernel, id, direction), "{:?}", action);
+                    }
+                    for ifindex in pod.host_veths().map(|veth| veth.ifindex) {
+                        let was = veth_is_cut(&node.kernel, ifindex, direction);
+                        prop_assert!(!was || veth_is_cut(&kernel, ifindex, direction), "{:?}", action);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An agent that sees none of the pods (a wrong cgroup root) leaves what exists cut.
+    #[test]
+    fn blindness_releases_nobody(node in nodes()) {
+        let blind = Node { inventory: Inventory::default(), ..node };
+        let mut kernel = blind.kernel.clone();
+        let slots = blind.kernel.slots();
+        for action in &blind.view().plan().enforce {
+            carry_out(&mut kernel, action);
+        }
+        let desired = |slot: &Slot| slots.iter().any(|(uid, own)| own == slot && blind.desired.contains_key(uid));
+        for direction in DIRECTIONS {
+            for (ifindex, _) in blind.kernel.veth_keys.iter().filter(|(_, slot)| desired(slot)) {
+                let was = veth_is_cut(&blind.kernel, *ifindex, direction);
+                prop_assert!(!was || veth_is_cut(&kernel, *ifindex, direction));
+            }
+            for (id, _) in blind.kernel.cgroup_keys.iter().filter(|(_, slot)| desired(slot)) {
+                let was = cgroup_is_cut(&blind.kernel, *id, direction);
+                prop_assert!(!was || cgroup_is_cut(&kernel, *id, direction));
+            }
+        }
+    }
+
+    /// Whoever the kernel isolates when an agent starts stays isolated, records or none.
+    #[test]
+    fn what_the_kernel_isolates_is_recovered(node in nodes()) {
+        let recovered = recovered(&node.desired, &node.inventory, &node.kernel);
+        for policy in node.kernel.policies.values() {
+            let uid = uid_of(policy);
+            prop_assert!(recovered.contains_key(&uid) || node.desired.contains_key(&uid));
+        }
+        prop_assert!(recovered.keys().all(|uid| !node.desired.contains_key(uid)));
+    }
+
+    #[test]
+    fn isolating_some_touches_nobody_else(node in nodes(), chosen in proptest::collection::btree_set(0..PODS, 0..3)) {
+        let chosen: BTreeSet<PodUid> = chosen.into_iter().map(uid).collect();
+        let (actions, no_slot) = node.view().isolate(&chosen);
+        let mine = |owns: &dyn Fn(&Pod) -> bool| chosen.iter().filter_map(|uid| node.inventory.pods.get(uid)).any(owns);
+        for action in &actions {
+            let allowed = match action {
+                Action::SetPolicy { policy, .. } => chosen.contains(&uid_of(&policy.0)),
+                Action::SetCgroupKey(id, _) => mine(&owns_cgroup(*id)),
+                Action::AttachCgroup(place, _) => mine(&owns_cgroup(place.id)),
+                Action::SetVethKey(ifindex, _) => mine(&owns_veth(*ifindex)),
+                Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
+                Action::OpenGate(gate) => gate & node.kernel.gate == node.kernel.gate,
+                _ => false,
+            };
+            prop_assert!(allowed, "{:?}", action);
+        }
+        prop_assert!(no_slot.iter().all(|uid| chosen.contains(uid) && node.desired.contains_key(uid)));
+    }
+}

@@ -1,0 +1,223 @@
+//! From what is desired, what runs and what the kernel holds to what a person is shown. Pure: no I/O, no clock.
+
+use crate::{
+    control::protocol::{
+        Coverage, Drops, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
+    },
+    desired::Entry,
+    inventory::{CgroupId, HostVeth, IfIndex, Inventory, Pod},
+    observed::{LinkState, Observed, Slot},
+    pod::PodUid,
+    settings::Arm,
+};
+use isolate_common::{DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
+
+/// Why an unarmed pod could not be armed, where the kernel said so.
+pub type Unattachable = std::collections::BTreeMap<IfIndex, String>;
+
+/// Every hook of an isolated pod.
+pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
+    let mut hooks = Vec::new();
+    let mut push = |hook: Hook, direction: Direction, place: &str, state, detail: Option<String>| {
+        let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
+        hooks.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
+    };
+    for direction in DIRECTIONS {
+        if let Some(cgroup) = &pod.cgroup {
+            let (state, detail) = cgroup_state(cgroup.id, direction, slot, observed);
+            push(Hook::Cgroup, direction, &cgroup.path.display().to_string(), state, detail);
+        } else {
+            let why = "the pod has no cgroup in the unified hierarchy (cgroup v1)".to_owned();
+            push(Hook::Cgroup, direction, "-", HookState::Missing, Some(why));
+        }
+    }
+    for veth in pod.host_veths() {
+        for direction in DIRECTIONS {
+            let (state, detail) = veth_state(veth, direction, observed, unattachable);
+            push(Hook::Veth, direction, &veth.name, state, detail);
+        }
+    }
+    for interface in pod.without_host_end() {
+        for direction in DIRECTIONS {
+            let why = format!("interface {} ({}) has no host end", interface.name, interface.kind);
+            push(Hook::Veth, direction, &interface.name, HookState::Missing, Some(why));
+        }
+    }
+    if pod.interfaces.is_empty() {
+        let (state, why) = if pod.host_network {
+            (HookState::NotApplicable, "the pod uses the node's interfaces, which are never touched")
+        } else if pod.namespaces == 0 {
+            (HookState::Missing, "no process of the pod runs, so its interfaces are not known")
+        } else {
+            (HookState::NotApplicable, "the pod has no interface but loopback")
+        };
+        for direction in DIRECTIONS {
+            push(Hook::Veth, direction, "-", state, Some(why.to_owned()));
+        }
+    }
+    hooks
+}
+
+fn cgroup_state(
+    id: CgroupId,
+    direction: Direction,
+    slot: Option<Slot>,
+    observed: &Observed,
+) -> (HookState, Option<String>) {
+    if slot.is_none() || observed.cgroup_keys.get(&id) != slot.as_ref() {
+        return (HookState::Missing, Some("the cgroup has no key in the map".to_owned()));
+    }
+    link_state(observed.cgroup_links.get(&(id, direction)), None)
+}
+
+fn veth_state(
+    veth: &HostVeth,
+    direction: Direction,
+    observed: &Observed,
+    unattachable: &Unattachable,
+) -> (HookState, Option<String>) {
+    // A veth that two isolated pods share leads to either.
+    if !observed.veth_keys.get(&veth.ifindex).is_some_and(|slot| observed.policies.contains_key(slot)) {
+        return (HookState::Missing, Some("the interface has no key in the map".to_owned()));
+    }
+    link_state(observed.veth_links.get(&(veth.ifindex, direction)), unattachable.get(&veth.ifindex))
+}
+
+fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, Option<String>) {
+    match link {
+        Some(LinkState::Holding) => (HookState::Holding, None),
+        Some(LinkState::Displaced) => {
+            (HookState::Missing, Some("another program runs first and can let packets past it".to_owned()))
+        }
+        Some(LinkState::Defunct) => (HookState::Missing, Some("it is attached to nothing any more".to_owned())),
+        None => {
+            let why = error.cloned().unwrap_or_else(|| "it is not attached".to_owned());
+            (HookState::Missing, Some(why))
+        }
+    }
+}
+
+/// What a pod with these hooks has left open; empty when it is fully covered.
+pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
+    let mut open = Vec::new();
+    for status in hooks.iter().filter(|status| status.state == HookState::Missing) {
+        let leaves = match (status.hook.as_str(), status.direction.as_str()) {
+            ("cgroup", "in") => "packets that reach its sockets other than through a veth, loopback included",
+            ("cgroup", _) => "packets that its sockets send other than through a veth, loopback included",
+            (_, "in") => "frames into it that reach no socket (ARP, packet sockets, answers made by its kernel side)",
+            (_, _) => "frames out of it that no IP socket sends (ARP, packet sockets, answers made by its kernel side)",
+        };
+        let why = status.detail.as_deref().unwrap_or("it does not hold");
+        open.push(format!("{} hook, {}, at {}: {why}; open: {leaves}", status.hook, status.direction, status.place));
+    }
+    if pod.host_network {
+        open.push(
+            "the pod uses the node's network: its IP sockets are cut, its packet sockets (AF_PACKET, AF_XDP) are not"
+                .to_owned(),
+        );
+    }
+    open
+}
+
+/// One isolated pod, in full.
+pub fn isolation(
+    uid: &PodUid,
+    entry: &Entry,
+    pod: Option<&Pod>,
+    slot: Option<Slot>,
+    observed: &Observed,
+    unattachable: &Unattachable,
+    counters: Option<SlotCounters>,
+) -> Isolation {
+    let hooks = pod.map_or_else(Vec::new, |pod| hooks(pod, slot, observed, unattachable));
+    let open = pod.map_or_else(Vec::new, |pod| open_ways(pod, &hooks));
+    let coverage = match pod {
+        None => Coverage::Absent,
+        Some(_) if open.is_empty() => Coverage::Full,
+        Some(_) => Coverage::Partial,
+    };
+    let record = entry.record();
+    let (since, by, reason) = match entry {
+        Entry::Saved(record) | Entry::Unsaved(record) => (record.since, record.by.clone(), record.reason.clone()),
+        Entry::Unreadable { why, since } => {
+            (*since, "unknown".to_owned(), Some(format!("its record cannot be read: {why}")))
+        }
+    };
+    Isolation {
+        uid: uid.to_string(),
+        present: pod.is_some(),
+        host_network: pod.is_some_and(|pod| pod.host_network),
+        reason,
+        by,
+        since,
+        keep_loopback: record.is_some_and(|record| record.keep_loopback),
+        record: match entry {
+            Entry::Saved(_) => RecordState::Saved,
+            Entry::Unsaved(_) => RecordState::Unsaved,
+            Entry::Unreadable { .. } => RecordState::Unreadable,
+        },
+        coverage,
+        open,
+        hooks,
+        drops: counters.map_or_else(Vec::new, |counters| drops(&counters)),
+    }
+}
+
+fn drops(counters: &SlotCounters) -> Vec<Drops> {
+    let mut drops = Vec::new();
+    for hook in HOOKS {
+        for direction in DIRECTIONS {
+            let counter = counters.of(hook, direction);
+            let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
+            drops.push(Drops { hook, direction, packets: counter.packets, bytes: counter.bytes });
+        }
+    }
+    drops
+}
+
+/// Pods that are not armed, and why; and how many are.
+pub fn arming(
+    inventory: &Inventory,
+    observed: &Observed,
+    arm: Arm,
+    unattachable: &Unattachable,
+) -> (usize, Vec<Unarmed>) {
+    let unarmed: Vec<Unarmed> = inventory
+        .pods
+        .values()
+        .filter_map(|pod| {
+            let (reason, detail) = why_unarmed(pod, observed, arm, unattachable)?;
+            Some(Unarmed { uid: pod.uid.to_string(), reason, detail })
+        })
+        .collect();
+    (inventory.pods.len() - unarmed.len(), unarmed)
+}
+
+fn why_unarmed(
+    pod: &Pod,
+    observed: &Observed,
+    arm: Arm,
+    unattachable: &Unattachable,
+) -> Option<(UnarmedReason, String)> {
+    if pod.host_veths().next().is_none() {
+        let (reason, detail) = if pod.host_network {
+            (UnarmedReason::HostNetwork, "it uses the node's interfaces, which are never touched")
+        } else if pod.namespaces == 0 {
+            (UnarmedReason::NoProcess, "no process of it runs")
+        } else {
+            (UnarmedReason::NoHostEnd, "none of its interfaces has a host end")
+        };
+        return Some((reason, detail.to_owned()));
+    }
+    let open = |veth: &&HostVeth| {
+        DIRECTIONS
+            .iter()
+            .any(|direction| !observed.veth_links.get(&(veth.ifindex, *direction)).is_some_and(|link| link.is_live()))
+    };
+    let veth = pod.host_veths().find(open)?;
+    Some(match (unattachable.get(&veth.ifindex), arm) {
+        (Some(error), _) => (UnarmedReason::AttachFailed, error.clone()),
+        (None, Arm::OnDemand) => (UnarmedReason::OnDemand, "the agent attaches only what is isolated".to_owned()),
+        (None, Arm::All) => (UnarmedReason::Pending, format!("{} is about to be armed", veth.name)),
+    })
+}
