@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod desired;
+pub mod enforce;
 pub mod inventory;
 pub mod lock;
 pub mod observed;

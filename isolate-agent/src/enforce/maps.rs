@@ -1,0 +1,204 @@
+//! The pinned maps: opened with a look at their definition, written one entry at a time, read whole.
+
+use std::path::Path;
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use isolate_common::{KernelError, Policy, SlotCounters, names};
+
+use super::{EnforceError, pins};
+use crate::{
+    inventory::{CgroupId, IfIndex},
+    observed::{Observed, Slot},
+};
+
+/// The pinned maps.
+pub(super) struct Maps {
+    gate: Array<MapData, u32>,
+    cgroup: HashMap<MapData, u64, u32>,
+    ifindex: HashMap<MapData, u32, u32>,
+    policy: Array<MapData, Policy>,
+    counters: PerCpuArray<MapData, SlotCounters>,
+    errors: PerCpuArray<MapData, u64>,
+    ids: Vec<u32>,
+}
+
+impl Maps {
+    /// Opens the pins. Errors when one has another definition than this agent's: nothing is written then.
+    pub(super) fn open(folder: &Path) -> Result<Self, EnforceError> {
+        let mut ids = Vec::new();
+        let mut open = |name, kind, key, value| {
+            let (data, id) = open_map(folder, name, kind, key, value)?;
+            ids.push(id);
+            Ok::<_, EnforceError>(data)
+        };
+        let (word, slot) = (size_of::<u32>(), size_of::<Slot>());
+        let gate = Map::Array(open(names::GATE, MapType::Array, word, word)?);
+        let cgroup = Map::HashMap(open(names::CGROUP, MapType::Hash, size_of::<CgroupId>(), slot)?);
+        let ifindex = Map::HashMap(open(names::IFINDEX, MapType::Hash, size_of::<IfIndex>(), slot)?);
+        let policy = Map::Array(open(names::POLICY, MapType::Array, word, size_of::<Policy>())?);
+        let counters = Map::PerCpuArray(open(names::COUNTERS, MapType::PerCpuArray, word, size_of::<SlotCounters>())?);
+        let errors = Map::PerCpuArray(open(names::ERRORS, MapType::PerCpuArray, word, size_of::<u64>())?);
+        Ok(Self {
+            gate: typed(names::GATE, gate)?,
+            cgroup: typed(names::CGROUP, cgroup)?,
+            ifindex: typed(names::IFINDEX, ifindex)?,
+            policy: typed(names::POLICY, policy)?,
+            counters: typed(names::COUNTERS, counters)?,
+            errors: typed(names::ERRORS, errors)?,
+            ids,
+        })
+    }
+
+    /// Ids of the maps, to compare with those that a program uses.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Reads every map but the counters.
+    pub(super) fn observe(&self) -> Result<Observed, EnforceError> {
+        let mut observed = Observed { capacity: self.policy.len() - 1, ..Observed::default() };
+        observed.gate = self.gate.get(&0, 0).map_err(failed("read", names::GATE))?;
+        for entry in &self.cgroup {
+            let (id, slot) = entry.map_err(failed("read", names::CGROUP))?;
+            observed.cgroup_keys.insert(CgroupId(id), Slot(slot));
+        }
+        for entry in &self.ifindex {
+            let (ifindex, slot) = entry.map_err(failed("read", names::IFINDEX))?;
+            observed.veth_keys.insert(IfIndex(ifindex), Slot(slot));
+        }
+        for slot in 0..self.policy.len() {
+            let policy = self.policy.get(&slot, 0).map_err(failed("read", names::POLICY))?;
+            if policy.is_in_use() {
+                observed.policies.insert(Slot(slot), policy);
+            }
+        }
+        Ok(observed)
+    }
+
+    pub(super) fn set_gate(&mut self, gate: u32, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.gate.set(0, gate, 0).map_err(failed("write", names::GATE))?;
+        observed.gate = gate;
+        Ok(())
+    }
+
+    pub(super) fn set_policy(
+        &mut self,
+        slot: Slot,
+        policy: Policy,
+        fresh: bool,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        if fresh {
+            let zeroes = per_cpu_zeroes().map_err(|error| failed("clear", names::COUNTERS)(error.into()))?;
+            self.counters.set(slot.0, zeroes, 0).map_err(failed("clear", names::COUNTERS))?;
+        }
+        self.policy.set(slot.0, policy, 0).map_err(failed("write", names::POLICY))?;
+        observed.policies.insert(slot, policy);
+        Ok(())
+    }
+
+    pub(super) fn vacate(&mut self, slot: Slot, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.policy.set(slot.0, Policy::default(), 0).map_err(failed("write", names::POLICY))?;
+        observed.policies.remove(&slot);
+        Ok(())
+    }
+
+    pub(super) fn set_cgroup_key(
+        &mut self,
+        id: CgroupId,
+        slot: Slot,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        self.cgroup.insert(id.0, slot.0, 0).map_err(failed("write", names::CGROUP))?;
+        observed.cgroup_keys.insert(id, slot);
+        Ok(())
+    }
+
+    pub(super) fn set_veth_key(
+        &mut self,
+        ifindex: IfIndex,
+        slot: Slot,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        self.ifindex.insert(ifindex.0, slot.0, 0).map_err(failed("write", names::IFINDEX))?;
+        observed.veth_keys.insert(ifindex, slot);
+        Ok(())
+    }
+
+    pub(super) fn drop_cgroup_key(&mut self, id: CgroupId, observed: &mut Observed) -> Result<(), EnforceError> {
+        removed(self.cgroup.remove(&id.0)).map_err(failed("write", names::CGROUP))?;
+        observed.cgroup_keys.remove(&id);
+        Ok(())
+    }
+
+    pub(super) fn drop_veth_key(&mut self, ifindex: IfIndex, observed: &mut Observed) -> Result<(), EnforceError> {
+        removed(self.ifindex.remove(&ifindex.0)).map_err(failed("write", names::IFINDEX))?;
+        observed.veth_keys.remove(&ifindex);
+        Ok(())
+    }
+
+    /// What one slot's programs dropped, over all CPUs.
+    pub(super) fn counters(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
+        let per_cpu = self.counters.get(&slot.0, 0).map_err(failed("read", names::COUNTERS))?;
+        let mut sum = SlotCounters::default();
+        for counters in per_cpu.iter() {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// Errors in the programs, over all CPUs.
+    pub(super) fn kernel_errors(&self) -> Result<Vec<(KernelError, u64)>, EnforceError> {
+        let count = |error: KernelError| {
+            let per_cpu = self.errors.get(&(error as u32), 0).map_err(failed("read", names::ERRORS))?;
+            Ok((error, per_cpu.iter().sum()))
+        };
+        KernelError::ALL.into_iter().map(count).collect()
+    }
+}
+
+fn failed(step: &'static str, map: &'static str) -> impl Fn(MapError) -> EnforceError {
+    move |source| EnforceError::Map { step, map, source }
+}
+
+/// That a key is absent already is success.
+fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn per_cpu_zeroes<T: Default + Pod>() -> Result<PerCpuValues<T>, std::io::Error> {
+    let cpus = nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![T::default(); cpus])
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, EnforceError> {
+    T::try_from(map).map_err(failed("open", name))
+}
+
+fn open_map(
+    folder: &Path,
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+) -> Result<(MapData, u32), EnforceError> {
+    let path = pins::map(folder, name);
+    let foreign = |why: String| EnforceError::Foreign { what: "map", path: path.clone(), why };
+    let info = MapInfo::from_pin(&path).map_err(|error| foreign(error.to_string()))?;
+    let found = (info.map_type().map_err(|error| foreign(error.to_string()))?, info.key_size(), info.value_size());
+    let size = |bytes: usize| u32::try_from(bytes).expect("some bytes");
+    let expected = (kind, size(key), size(value));
+    if found != expected {
+        return Err(foreign(format!("type, key and value sizes are {found:?}, not {expected:?}")));
+    }
+    let data = MapData::from_pin(&path).map_err(failed("open", name))?;
+    Ok((data, info.id()))
+}

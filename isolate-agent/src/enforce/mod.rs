@@ -1,0 +1,149 @@
+//! The only user of aya and of bpf(2): loads, pins, adopts, attaches, writes maps, observes.
+//!
+//! Everything that enforces lives in pins below one folder on bpffs and needs no process:
+//! `<bpffs>/v<layout>/maps/<name>`, `…/programs/<name>`, `…/links/<hook>-<place>-<direction>`.
+
+mod links;
+mod maps;
+mod object;
+mod pins;
+mod sys;
+
+use std::{io, path::PathBuf};
+
+use isolate_common::{Hook, KernelError, SlotCounters};
+use thiserror::Error;
+
+use self::{links::Links, maps::Maps, object::Programs};
+use crate::{
+    observed::{Observed, Slot},
+    plan::Action,
+    settings::Settings,
+};
+
+/// A failed step on the kernel's objects.
+#[derive(Debug, Error)]
+pub enum EnforceError {
+    /// The binary was built without the BPF programs.
+    #[error("this binary was built without the BPF programs; build it with `cargo xtask build`")]
+    NoObject,
+    /// There is no BPF file system to pin to.
+    #[error(
+        "cannot use {path} as a folder on a BPF file system: {source}; mount one (`mount -t bpf bpf /sys/fs/bpf`) or set --bpffs"
+    )]
+    Bpffs {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The BPF object cannot be loaded.
+    #[error("the kernel refused the BPF programs: {source}; run `isolate-agent doctor`")]
+    Load {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Pinned maps are not the ones that this agent knows.
+    #[error(
+        "the pinned {what} at {path} is not the one of this agent ({why}); what is isolated stays isolated. \
+         Run the agent version that made it, or release everything with that version first"
+    )]
+    Foreign {
+        /// Map or program.
+        what: &'static str,
+        /// Its pin.
+        path: PathBuf,
+        /// The difference.
+        why: String,
+    },
+    /// A pin cannot be made, opened or removed.
+    #[error("cannot {step} the pin {path}: {source}")]
+    Pin {
+        /// What was tried.
+        step: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A map cannot be read or written.
+    #[error("cannot {step} the map {map}: {source}")]
+    Map {
+        /// What was tried.
+        step: &'static str,
+        /// The map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: aya::maps::MapError,
+    },
+    /// A hook cannot be attached.
+    #[error("cannot attach the {} hook to {place}: {source}", hook.name())]
+    Attach {
+        /// Which hook.
+        hook: Hook,
+        /// The interface or the cgroup.
+        place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The kernel's side of all isolations.
+pub struct Enforcer {
+    maps: Maps,
+    programs: Programs,
+    links: Links,
+}
+
+impl Enforcer {
+    /// Adopts what is pinned, or loads and pins it anew. Changes nothing for what is isolated.
+    pub fn open(settings: &Settings) -> Result<Self, EnforceError> {
+        let folder = pins::folder(&settings.bpffs)?;
+        if !pins::exists(&folder) {
+            object::install(&folder, settings.max_isolated)?;
+        }
+        let maps = Maps::open(&folder)?;
+        let programs = Programs::open(&folder, &maps)?;
+        Ok(Self { maps, programs, links: Links::new(&folder) })
+    }
+
+    /// What the kernel holds of ours.
+    pub fn observe(&self) -> Result<Observed, EnforceError> {
+        let mut observed = self.maps.observe()?;
+        self.links.observe(&self.programs, &mut observed)?;
+        Ok(observed)
+    }
+
+    /// Carries out one change and notes it in `observed`.
+    pub fn apply(&mut self, action: &Action, observed: &mut Observed) -> Result<(), EnforceError> {
+        match action {
+            Action::SetPolicy { slot, policy, fresh } => self.maps.set_policy(*slot, policy.0, *fresh, observed),
+            Action::SetCgroupKey(id, slot) => self.maps.set_cgroup_key(*id, *slot, observed),
+            Action::SetVethKey(ifindex, slot) => self.maps.set_veth_key(*ifindex, *slot, observed),
+            Action::OpenGate(gate) | Action::NarrowGate(gate) => self.maps.set_gate(*gate, observed),
+            Action::AttachCgroup(place, direction) => {
+                self.links.attach_cgroup(&self.programs, place, *direction, observed)
+            }
+            Action::AttachVeth(veth, direction) => self.links.attach_veth(&self.programs, veth, *direction, observed),
+            Action::DetachCgroup(id, direction) => self.links.detach_cgroup(*id, *direction, observed),
+            Action::DetachVeth(ifindex, direction) => self.links.detach_veth(*ifindex, *direction, observed),
+            Action::DropCgroupKey(id) => self.maps.drop_cgroup_key(*id, observed),
+            Action::DropVethKey(ifindex) => self.maps.drop_veth_key(*ifindex, observed),
+            Action::Vacate(slot) => self.maps.vacate(*slot, observed),
+        }
+    }
+
+    /// What one slot's programs dropped, over all CPUs.
+    pub fn counters(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
+        self.maps.counters(slot)
+    }
+
+    /// Errors in the programs since the maps were made.
+    pub fn kernel_errors(&self) -> Result<Vec<(KernelError, u64)>, EnforceError> {
+        self.maps.kernel_errors()
+    }
+}

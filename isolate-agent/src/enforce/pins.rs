@@ -1,0 +1,62 @@
+//! The folder of pins: where it is, that it is on a BPF file system, what is in it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use isolate_common::LAYOUT_VERSION;
+use rustix::{fs::statfs, mount};
+
+use super::EnforceError;
+
+/// Where systemd and every distribution mount the BPF file system.
+const USUAL_MOUNT: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// The folder of this layout's pins below `bpffs`, on a BPF file system, which is mounted if there is none.
+///
+/// The folder itself may not exist yet; its parent does.
+pub(super) fn folder(bpffs: &Path) -> Result<PathBuf, EnforceError> {
+    let failed = |source| EnforceError::Bpffs { path: bpffs.to_owned(), source };
+    if !is_bpffs(nearest(bpffs)).map_err(failed)? {
+        let target = if bpffs.starts_with(USUAL_MOUNT) { Path::new(USUAL_MOUNT) } else { bpffs };
+        fs::create_dir_all(target).map_err(failed)?;
+        mount::mount("bpf", target, "bpf", mount::MountFlags::NOSUID | mount::MountFlags::NODEV, c"mode=0700")
+            .map_err(|errno| failed(errno.into()))?;
+        tracing::warn!(target = %target.display(), "no BPF file system there: mounted one");
+    }
+    fs::create_dir_all(bpffs).map_err(failed)?;
+    Ok(bpffs.join(format!("v{LAYOUT_VERSION}")))
+}
+
+/// Whether this layout's pins have been made.
+pub(super) fn exists(folder: &Path) -> bool {
+    folder.join("maps").is_dir()
+}
+
+/// The pin of a map.
+pub(super) fn map(folder: &Path, name: &str) -> PathBuf {
+    folder.join("maps").join(name)
+}
+
+/// The pin of a program.
+pub(super) fn program(folder: &Path, name: &str) -> PathBuf {
+    folder.join("programs").join(name)
+}
+
+/// The folder of the links' pins.
+pub(super) fn links(folder: &Path) -> PathBuf {
+    folder.join("links")
+}
+
+/// The path itself or its closest ancestor that exists.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or_else(|| Path::new("/"))
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let magic = statfs(path)?.f_type;
+    Ok(u64::try_from(magic).is_ok_and(|magic| magic == BPF_FS_MAGIC) || magic.cast_unsigned() == BPF_FS_MAGIC)
+}

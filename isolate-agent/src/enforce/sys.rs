@@ -1,0 +1,155 @@
+//! The bpf(2) calls that aya has no form for: links by ifindex, pins without a program object, what a link holds on to.
+//!
+//! The only place with the raw system call. Every function says in its name which command it is.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+
+/// Where a link is to be attached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'fd> {
+    /// An interface of this thread's network namespace, first in its chain.
+    FirstOn(u32),
+    /// A cgroup directory.
+    Cgroup(BorrowedFd<'fd>),
+}
+
+/// What a link says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkFacts {
+    /// Id of its program.
+    pub(super) program: u32,
+    /// What it is attached to.
+    pub(super) place: Place,
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// An interface, by index.
+    Interface(u32),
+    /// A cgroup, by id.
+    Cgroup(u64),
+    /// Nothing any more: its interface or cgroup is gone. (The kernel reports index or id 0.)
+    Nowhere,
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a whole bpf_attr that was zeroed before the fields of `command` were set, and every pointer in
+    // it points to memory that outlives the call (the callers below borrow it for as long).
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain integers and arrays of them: all zeroes is a value of each, and the kernel wants it so.
+    unsafe { std::mem::zeroed() }
+}
+
+fn as_fd_field(fd: RawFd) -> u32 {
+    fd.cast_unsigned()
+}
+
+fn new_fd(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// `BPF_OBJ_GET`: opens what is pinned at `path`.
+pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    new_fd(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// `BPF_OBJ_PIN`: pins `fd` at `path`, which must not exist. Names on bpffs must not hold a dot.
+pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = as_fd_field(fd.as_raw_fd());
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.
+///
+/// A cgroup link always coexists with others and takes no flags. On an interface ours goes before all programs that
+/// are there; on kernels without tcx (before 6.6, commit e420bed02507) this fails with EINVAL.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    target: Target<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.attach_type = attach_type as u32;
+    attr.link_create.__bindgen_anon_1.prog_fd = as_fd_field(program.as_raw_fd());
+    match target {
+        Target::FirstOn(ifindex) => {
+            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+            attr.link_create.flags = BPF_F_BEFORE;
+        }
+        Target::Cgroup(directory) => {
+            attr.link_create.__bindgen_anon_2.target_fd = as_fd_field(directory.as_raw_fd());
+        }
+    }
+    new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` on a link.
+pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+    // SAFETY: plain integers; the kernel overwrites what it knows of.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = as_fd_field(link.as_raw_fd());
+    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).expect("some hundred bytes");
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let place = if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+        // SAFETY: the kernel fills this member for links of this type.
+        match unsafe { info.__bindgen_anon_1.tcx.ifindex } {
+            0 => Place::Nowhere,
+            ifindex => Place::Interface(ifindex),
+        }
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        // SAFETY: the kernel fills this member for links of this type.
+        match unsafe { info.__bindgen_anon_1.cgroup.cgroup_id } {
+            0 => Place::Nowhere,
+            id => Place::Cgroup(id),
+        }
+    } else {
+        Place::Nowhere
+    };
+    Ok(LinkFacts { program: info.prog_id, place })
+}
+
+/// `BPF_PROG_QUERY` on a tcx hook: ids of the programs there, in the order in which they run (the first 64).
+pub(super) fn tcx_programs(ifindex: u32, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    let mut attr = zeroed();
+    attr.query.attach_type = attach_type as u32;
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = 64;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        // With more than fit, the kernel has copied as many as do (bpf_mprog_query, kernel/bpf/mprog.c).
+        Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    Ok(ids.into_iter().take_while(|id| *id != 0).collect())
+}
