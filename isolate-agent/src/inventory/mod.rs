@@ -2,9 +2,68 @@
 //!
 //! cgroupfs, procfs and netlink are enough: neither a container runtime nor an API server is asked.
 
-use std::{collections::BTreeMap, path::PathBuf};
+pub(crate) mod cgroup;
+mod guard;
+pub(crate) mod hierarchy;
+mod link;
+mod netdev;
+mod netlink;
+mod process;
+mod scan;
 
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use thiserror::Error;
+
+pub use self::scan::Scanner;
 use crate::pod::PodUid;
+
+/// Why the node cannot be read. A pod or process that goes away meanwhile is no error.
+#[derive(Debug, Error)]
+pub enum InventoryError {
+    /// Neither a cgroup2 nor a v1 hierarchy is mounted.
+    #[error("no cgroup hierarchy is mounted here; mount one, or name its folder with --cgroup-root")]
+    NoHierarchy,
+    /// The folder given as cgroup root is something else.
+    #[error("{path} is no folder of a cgroup hierarchy and has none mounted below; give --cgroup-root another folder")]
+    NotCgroup {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A file or folder that has to be there cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A process of a pod cannot be looked at because the agent or the node is out of resources.
+    #[error("cannot look at process {pid}")]
+    Process {
+        /// Its process id.
+        pid: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No netlink socket.
+    #[error("cannot open a netlink socket")]
+    Socket(#[source] io::Error),
+    /// The kernel refused a netlink request or did not answer it.
+    #[error("netlink request {request} failed")]
+    Netlink {
+        /// Name of the request.
+        request: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program is ending.
+    #[error("the program ends before the node was read")]
+    Ending,
+}
 
 /// Id of a cgroup in the unified hierarchy: the inode number of its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,13 +87,15 @@ pub struct Pod {
     pub uid: PodUid,
     /// Its pod-level directory in the unified hierarchy; none on a cgroup v1 node.
     pub cgroup: Option<PodCgroup>,
-    /// Whether one of its processes lives in the node's own network namespace.
+    /// Whether one of its processes lives in the node's own network namespace. The runtime's own processes that
+    /// some runtimes put beside the pod's (CRI-O's conmon) do not count.
     pub host_network: bool,
     /// How many network namespaces other than the node's its processes live in: one, or none while nothing runs.
     pub namespaces: usize,
     /// Processes in its cgroups.
     pub processes: usize,
-    /// The interfaces of those namespaces, loopback left out.
+    /// The interfaces that lead out of those namespaces. Loopback is left out, and so is whatever only stands on
+    /// other interfaces of the same pod (its bridges, VLANs, tunnels, veths to containers nested in it).
     pub interfaces: Vec<Interface>,
     /// Why the pod must not be isolated without being forced, if so.
     pub guard: Option<Guard>,
@@ -55,7 +116,8 @@ pub struct PodCgroup {
 /// An interface inside a pod's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name in there.
+    /// Its name in there, as the pod chose it (bytes that are no UTF-8 replaced); `?` if it came up too late to be
+    /// asked for it.
     pub name: String,
     /// Kind as rtnetlink spells it (`veth`, `macvlan`, …); `unknown` where the kernel names none.
     pub kind: String,

@@ -1,0 +1,116 @@
+//! One link of a netlink dump, decoded leniently.
+//!
+//! The attributes come from namespaces that a hostile pod owns: a name may be any bytes, and a kernel may send
+//! attributes that no library knows yet. A decoder that refuses a whole message for one of them would hide the
+//! interface, so this one reads the five that matter and leaves the rest alone.
+
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+
+const HEADER_BYTES: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFF_LOOPBACK: u32 = 1 << 3;
+
+/// A link as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// None for physical interfaces.
+    pub(super) kind: Option<String>,
+    /// Index of the link below it or at its other end, in the namespace `peer_nsid` (its own if that is none).
+    pub(super) peer: Option<u32>,
+    /// Id, in the namespace that asked, of the namespace that `peer` is in.
+    pub(super) peer_nsid: Option<i32>,
+    pub(super) loopback: bool,
+}
+
+/// Reads the payload of an `RTM_NEWLINK`; none if it is cut short.
+pub(super) fn decode(payload: &[u8]) -> Option<Link> {
+    let (header, attributes) = payload.split_at_checked(HEADER_BYTES)?;
+    let mut link = Link {
+        index: u32::from_ne_bytes(header.get(4..8)?.try_into().ok()?),
+        loopback: u32::from_ne_bytes(header.get(8..12)?.try_into().ok()?) & IFF_LOOPBACK != 0,
+        ..Link::default()
+    };
+    for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
+        match attribute.kind() {
+            IFLA_IFNAME => link.name = text(attribute.value()),
+            IFLA_LINK => link.peer = number(&attribute).map(u32::from_ne_bytes),
+            IFLA_LINK_NETNSID => link.peer_nsid = number(&attribute).map(i32::from_ne_bytes),
+            IFLA_LINKINFO => {
+                let mut info = NlasIterator::new(attribute.value()).map_while(Result::ok);
+                link.kind = info.find(|nested| nested.kind() == IFLA_INFO_KIND).map(|nested| text(nested.value()));
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn number(attribute: &NlaBuffer<&[u8]>) -> Option<[u8; 4]> {
+    attribute.value().try_into().ok()
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).expect("a short value");
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let header = [[0; 4], 7_u32.to_ne_bytes(), flags.to_ne_bytes(), [0; 4]].concat();
+        [header, attributes.concat()].concat()
+    }
+
+    #[test]
+    fn a_veth_with_a_hostile_name_and_unknown_attributes_is_seen() {
+        let veth = message(
+            0,
+            &[
+                attribute(IFLA_IFNAME, b"\xff\xfe\0"),
+                attribute(999, b"future"),
+                attribute(IFLA_LINKINFO, &[attribute(2, b"data"), attribute(IFLA_INFO_KIND, b"veth\0")].concat()),
+                attribute(IFLA_LINK, &12_u32.to_ne_bytes()),
+                attribute(IFLA_LINK_NETNSID, &3_i32.to_ne_bytes()),
+            ],
+        );
+        let expected = Link {
+            index: 7,
+            name: "\u{fffd}\u{fffd}".to_owned(),
+            kind: Some("veth".to_owned()),
+            peer: Some(12),
+            peer_nsid: Some(3),
+            loopback: false,
+        };
+        assert_eq!(decode(&veth), Some(expected));
+    }
+
+    #[test]
+    fn loopback_is_told_by_its_flag() {
+        let link = decode(&message(IFF_LOOPBACK, &[attribute(IFLA_IFNAME, b"eth0\0")])).expect("a link");
+        assert!(link.loopback && link.kind.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert_eq!(decode(&bytes).is_some(), bytes.len() >= HEADER_BYTES);
+        }
+    }
+}

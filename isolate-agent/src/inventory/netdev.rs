@@ -1,0 +1,166 @@
+//! Which interfaces lead out of a pod's namespace, and which of the node's links are their other ends.
+
+use std::collections::HashSet;
+
+use super::{HostVeth, IfIndex, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
+
+const VETH: &str = "veth";
+
+/// Kinds that reach the world only through other links of the namespace in which they, or their lower links, live.
+const STANDING_ON_OTHERS: [&str; 25] = [
+    "bond",
+    "bridge",
+    "dummy",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ifb",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "ipvlan",
+    "ipvtap",
+    "macvlan",
+    "macvtap",
+    "nlmon",
+    "sit",
+    "team",
+    "veth",
+    "vlan",
+    "vrf",
+    "vti",
+    "vxlan",
+];
+
+/// The interfaces of one of a pod's namespaces that lead out of it.
+#[derive(Debug, Default)]
+pub(super) struct Exits {
+    nsid: i32,
+    found: Vec<Exit>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Exit {
+    interface: Interface,
+    /// The namespace that it leads to.
+    to: Option<i32>,
+}
+
+/// Looks through `namespaces`. They stay open meanwhile, so the ids in the answers mean these namespaces and no
+/// others; the node's own links are listed once for all of them.
+pub(super) fn exits<'a>(
+    netlink: &mut Netlink,
+    namespaces: impl Iterator<Item = &'a Netns>,
+) -> Result<Vec<Exits>, InventoryError> {
+    let nsids = namespaces.map(|namespace| netlink.nsid(&namespace.fd)).collect::<Result<Vec<_>, _>>()?;
+    if nsids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let node = netlink.links(None)?;
+    let inside = |nsid| Ok(Exits { nsid, found: join(nsid, &netlink.links(Some(nsid))?, &node) });
+    nsids.into_iter().map(inside).collect()
+}
+
+/// The interfaces of a pod, from all its namespaces: those that lead from one of them to another stay inside it.
+pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
+    let own: HashSet<i32> = of.iter().map(|exits| exits.nsid).collect();
+    let leads_out = |exit: &Exit| exit.interface.host.is_some() || exit.to.is_none_or(|to| !own.contains(&to));
+    of.into_iter().flat_map(|exits| exits.found).filter(leads_out).map(|exit| exit.interface).collect()
+}
+
+/// The node's own list says which host veths a namespace has; the pod's, which it may have tampered with, only adds
+/// names and what has no host end.
+fn join(nsid: i32, inside: &[Link], node: &[Link]) -> Vec<Exit> {
+    let is_veth = |link: &Link| link.kind.as_deref() == Some(VETH);
+    let mut ends: Vec<&Link> = node.iter().filter(|link| is_veth(link) && link.peer_nsid == Some(nsid)).collect();
+    let mut exits = Vec::new();
+    for link in inside.iter().filter(|link| !link.loopback) {
+        let end = ends.iter().position(|end| is_veth(link) && end.peer == Some(link.index));
+        let host = end.map(|at| host_veth(ends.swap_remove(at)));
+        let kind = link.kind.as_deref();
+        let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
+        if host.is_some() || !stays {
+            let kind = kind.unwrap_or("unknown").to_owned();
+            exits.push(Exit { interface: Interface { name: link.name.clone(), kind, host }, to: link.peer_nsid });
+        }
+    }
+    exits.extend(ends.into_iter().map(|end| Exit {
+        interface: Interface { name: "?".to_owned(), kind: VETH.to_owned(), host: Some(host_veth(end)) },
+        to: None,
+    }));
+    exits
+}
+
+fn host_veth(link: &Link) -> HostVeth {
+    HostVeth { ifindex: IfIndex(link.index), name: link.name.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: Option<&str>, peer: Option<(u32, Option<i32>)>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            peer: peer.map(|(index, _)| index),
+            peer_nsid: peer.and_then(|(_, nsid)| nsid),
+            loopback: name == "lo",
+        }
+    }
+
+    fn names(exits: &[Exit]) -> Vec<(&str, &str, Option<u32>)> {
+        let row = |exit: &'_ Exit| exit.interface.host.as_ref().map(|host| host.ifindex.0);
+        exits.iter().map(|exit| (exit.interface.name.as_str(), exit.interface.kind.as_str(), row(exit))).collect()
+    }
+
+    #[test]
+    fn ends_are_matched_by_namespace_and_index() {
+        let node = [
+            link(1, "lo", None, None),
+            link(2, "ens3", None, None),
+            link(10, "veth-a", Some("veth"), Some((2, Some(5)))),
+            link(11, "veth-a1", Some("veth"), Some((3, Some(5)))),
+            link(12, "veth-b", Some("veth"), Some((2, Some(6)))),
+            link(13, "late", Some("veth"), Some((9, Some(5)))),
+            link(14, "vlan-in-pod", Some("macvlan"), Some((2, Some(5)))),
+        ];
+        let inside = [
+            link(1, "lo", None, None),
+            link(2, "eth0", Some("veth"), Some((10, Some(0)))),
+            link(3, "net1", Some("veth"), Some((11, Some(0)))),
+        ];
+        let exits = join(5, &inside, &node);
+        assert_eq!(names(&exits), [("eth0", "veth", Some(10)), ("net1", "veth", Some(11)), ("?", "veth", Some(13))]);
+    }
+
+    #[test]
+    fn what_stands_on_the_pods_own_links_is_left_out() {
+        let inside = [
+            link(2, "net1", Some("macvlan"), Some((2, Some(0)))),
+            link(3, "sriov", None, None),
+            link(4, "nk", Some("netkit"), Some((7, Some(0)))),
+            link(5, "tunl0", Some("ipip"), None),
+            link(6, "tunl9", Some("ipip"), Some((0, Some(0)))),
+            link(7, "docker0", Some("bridge"), None),
+            link(8, "va", Some("veth"), Some((9, None))),
+            link(9, "vb", Some("veth"), Some((8, None))),
+            link(10, "wg0", Some("wireguard"), None),
+        ];
+        let listed = join(5, &inside, &[]);
+        let listed: Vec<_> = listed.iter().map(|exit| exit.interface.name.as_str()).collect();
+        assert_eq!(listed, ["net1", "sriov", "nk", "tunl9", "wg0"]);
+    }
+
+    #[test]
+    fn a_veth_to_a_container_nested_in_the_pod_stays_inside() {
+        let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &[]);
+        let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &[]);
+        assert_eq!((outer.len(), nested.len()), (1, 1));
+        assert_eq!(interfaces(vec![Exits { nsid: 5, found: outer }, Exits { nsid: 6, found: nested }]), []);
+    }
+}

@@ -1,0 +1,197 @@
+//! The processes of a pod and the namespaces that they live in. Reads cgroupfs and procfs only.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+use super::{Guard, InventoryError, cgroup, guard};
+use crate::pod::PodUid;
+
+/// A namespace, as long as something keeps it alive: the numbers are used again after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct NamespaceId {
+    device: u64,
+    inode: u64,
+}
+
+/// A network namespace, kept alive.
+#[derive(Debug)]
+pub(super) struct Netns {
+    pub(super) fd: OwnedFd,
+    id: NamespaceId,
+}
+
+impl Netns {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd })
+    }
+}
+
+/// The namespaces that are the node's own.
+#[derive(Debug)]
+pub(super) struct NodeNamespaces {
+    net: Vec<Netns>,
+    mount: Vec<NamespaceId>,
+}
+
+impl NodeNamespaces {
+    /// Those of the calling thread, which sees the node's interfaces, and of process 1: a node may itself live in
+    /// namespaces of its own (kind), and an agent in a pod.
+    pub(super) fn open() -> Result<Self, InventoryError> {
+        let own = Path::new("/proc/thread-self/ns/net");
+        let error = |source: Errno| InventoryError::Read { path: own.to_path_buf(), source: source.into() };
+        let fd = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+        let own = Netns::new(fd).map_err(|source| InventoryError::Read { path: own.to_path_buf(), source })?;
+        // A hardened agent may be kept from looking at process 1; then its own must do.
+        let init = Process::open(1).ok();
+        let init_net = init.as_ref().and_then(|init| init.netns().ok());
+        let agent = i32::try_from(std::process::id()).ok().and_then(|pid| Process::open(pid).ok());
+        let mount = [init, agent].into_iter().flatten().filter_map(|process| process.namespace("mnt").ok()).collect();
+        Ok(Self { net: [Some(own), init_net].into_iter().flatten().collect(), mount })
+    }
+
+    fn has_net(&self, id: NamespaceId) -> bool {
+        self.net.iter().any(|own| own.id == id)
+    }
+
+    fn has_mount(&self, process: &Process) -> bool {
+        process.namespace("mnt").is_ok_and(|mount| self.mount.contains(&mount))
+    }
+}
+
+/// What the processes of a pod say about it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) processes: usize,
+    pub(super) host_network: bool,
+    pub(super) namespaces: usize,
+    pub(super) guard: Option<Guard>,
+}
+
+/// Looks at the processes `pids` of pod `uid` and hands each network namespace that is not the node's to `sink`, once.
+///
+/// A process that ends meanwhile is passed over, and so is one that took over the id of one that ended.
+pub(super) fn census(
+    uid: PodUid,
+    pids: &BTreeSet<i32>,
+    node: &NodeNamespaces,
+    mut sink: impl FnMut(Netns) -> Result<(), InventoryError>,
+) -> Result<Census, InventoryError> {
+    let mut census = Census { processes: pids.len(), guard: guard::of_pids(pids), ..Census::default() };
+    let mut known = HashSet::new();
+    let mut beside = false;
+    // Id 0 stands for a process outside the agent's process namespace, which cannot be looked at.
+    for &pid in pids.range(1..) {
+        let Some((process, netns)) = open(pid)? else { continue };
+        if known.contains(&netns.id) || !process.is_in(uid) {
+            continue;
+        }
+        if !node.has_net(netns.id) {
+            known.insert(netns.id);
+            census.namespaces += 1;
+            sink(netns)?;
+        } else if node.has_mount(&process) {
+            // A pod has a root file system of its own: this one was put beside it by the node.
+            beside = true;
+            census.guard = census.guard.or_else(|| guard::of_node_process(pid, &process.name()));
+        } else {
+            census.host_network = true;
+        }
+    }
+    // Alone in the pod it is what runs in it, whoever put it there.
+    census.host_network |= beside && census.namespaces == 0;
+    Ok(census)
+}
+
+/// The ids of the processes in `directory` and below.
+pub(super) fn pids(directory: &Path) -> BTreeSet<i32> {
+    let mut pids = BTreeSet::new();
+    let read = cgroup::descend(directory, |path| {
+        // A threaded cgroup refuses this; the domain above it lists its processes.
+        if let Ok(list) = std::fs::read_to_string(path.join("cgroup.procs")) {
+            pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        true
+    });
+    if let Err(error) = read {
+        tracing::trace!(path = %directory.display(), %error, "pod went away");
+    }
+    pids
+}
+
+fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
+    let opened = Process::open(pid).and_then(|process| Ok((process.netns()?, process)));
+    match opened {
+        Ok((netns, process)) => Ok(Some((process, netns))),
+        Err(source) if matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+            Err(InventoryError::Process { pid, source })
+        }
+        Err(error) => {
+            tracing::debug!(pid, %error, "process passed over");
+            Ok(None)
+        }
+    }
+}
+
+/// One process: its directory in procfs stays that process's, whoever gets the id next.
+#[derive(Debug)]
+struct Process {
+    directory: OwnedFd,
+}
+
+impl Process {
+    fn open(pid: i32) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { directory: rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())? })
+    }
+
+    fn netns(&self) -> io::Result<Netns> {
+        let open = |path: &str| self.open_at(path);
+        match open("ns/net") {
+            // The main thread has ended and others go on: their namespaces are still there.
+            Err(_) => {
+                let tasks = rustix::fs::Dir::read_from(open("task")?)?;
+                let mut names = tasks.flatten().filter_map(|task| task.file_name().to_str().ok().map(str::to_owned));
+                let found = names.find_map(|name| open(&format!("task/{name}/ns/net")).ok());
+                Netns::new(found.ok_or(Errno::SRCH)?)
+            }
+            Ok(fd) => Netns::new(fd),
+        }
+    }
+
+    fn namespace(&self, kind: &str) -> io::Result<NamespaceId> {
+        let stat = rustix::fs::statat(&self.directory, format!("ns/{kind}"), rustix::fs::AtFlags::empty())?;
+        Ok(NamespaceId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    fn is_in(&self, uid: PodUid) -> bool {
+        self.read("cgroup").is_ok_and(|text| {
+            text.lines().any(|line| line.split('/').any(|name| cgroup::uid_in_name(name) == Some(uid)))
+        })
+    }
+
+    fn name(&self) -> String {
+        self.read("comm").unwrap_or_default().trim_end().to_owned()
+    }
+
+    fn read(&self, path: &str) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        File::from(self.open_at(path)?).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn open_at(&self, path: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(self.directory.as_fd(), path, flags, Mode::empty())?)
+    }
+}

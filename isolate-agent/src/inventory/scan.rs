@@ -1,0 +1,195 @@
+//! The scanner: walks the cgroup tree, looks at the processes, asks for the interfaces.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    CgroupId, Inventory, InventoryError, Pod, PodCgroup, cgroup,
+    hierarchy::{Hierarchies, Unified},
+    netdev::{self, Exits},
+    netlink::Netlink,
+    process::{self, Netns, NodeNamespaces},
+};
+use crate::pod::PodUid;
+
+/// Namespaces held open at a time, whatever the number of pods or of namespaces that a pod makes.
+const BATCH: usize = 256;
+
+/// Reads what runs on the node.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hierarchies: Hierarchies,
+    node: NodeNamespaces,
+    netlink: Mutex<Netlink>,
+    /// Where the last scan found the pods.
+    seen: Mutex<BTreeMap<PodUid, Directories>>,
+}
+
+/// The pod-level directories of one pod.
+#[derive(Clone, Debug, Default)]
+struct Directories {
+    unified: Option<PathBuf>,
+    v1: Vec<PathBuf>,
+}
+
+impl Scanner {
+    /// A scanner of the node that the calling thread lives in: its network namespace is the node's own.
+    ///
+    /// `cgroup_root` is a folder of a cgroup hierarchy, or one below which some are mounted; without it all mounts
+    /// are used.
+    pub fn new(cgroup_root: Option<&Path>) -> Result<Self, InventoryError> {
+        let inner = Inner {
+            hierarchies: Hierarchies::find(cgroup_root)?,
+            node: NodeNamespaces::open()?,
+            netlink: Mutex::new(Netlink::open()?),
+            seen: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether there is a unified hierarchy: without it no pod can have a cgroup hook.
+    pub fn has_cgroup2(&self) -> bool {
+        self.inner.hierarchies.unified.is_some()
+    }
+
+    /// Reads all pods.
+    pub async fn scan(&self) -> Result<Inventory, InventoryError> {
+        self.blocking(Inner::scan).await
+    }
+
+    /// Reads one pod again, without a walk through the tree if its directories are where they were. `None` if it
+    /// is gone.
+    pub async fn pod(&self, known: &Pod) -> Result<Option<Pod>, InventoryError> {
+        let uid = known.uid;
+        self.blocking(move |inner| inner.pod(uid)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Inner) -> Result<T, InventoryError> + Send + 'static,
+    ) -> Result<T, InventoryError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || read(&inner)).await.map_err(|_cancelled| InventoryError::Ending)?
+    }
+}
+
+impl Inner {
+    fn scan(&self) -> Result<Inventory, InventoryError> {
+        let directories = self.directories()?;
+        let inventory = self.read(&directories)?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = directories;
+        Ok(inventory)
+    }
+
+    fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+        let directories = match seen.filter(Directories::exist) {
+            Some(directories) => directories,
+            None => match self.directories()?.remove(&uid) {
+                Some(directories) => directories,
+                None => return Ok(None),
+            },
+        };
+        Ok(self.read(&BTreeMap::from([(uid, directories)]))?.pods.remove(&uid))
+    }
+
+    fn directories(&self) -> Result<BTreeMap<PodUid, Directories>, InventoryError> {
+        let mut pods: BTreeMap<PodUid, Directories> = BTreeMap::new();
+        let unified = self.hierarchies.unified.as_ref().map(|unified| unified.path.as_path());
+        for root in self.hierarchies.roots() {
+            cgroup::walk(root, |path, uid| {
+                let Some(uid) = uid else { return };
+                let pod = pods.entry(uid).or_default();
+                match &pod.unified {
+                    _ if Some(root) != unified => pod.v1.push(path.to_path_buf()),
+                    None => pod.unified = Some(path.to_path_buf()),
+                    Some(other) => {
+                        tracing::warn!(%uid, path = %path.display(), other = %other.display(), "second cgroup of a pod");
+                    }
+                }
+            })
+            .map_err(|source| InventoryError::Read { path: root.to_path_buf(), source })?;
+        }
+        Ok(pods)
+    }
+
+    fn read(&self, directories: &BTreeMap<PodUid, Directories>) -> Result<Inventory, InventoryError> {
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = BTreeMap::new();
+        let mut exits = BTreeMap::<PodUid, Vec<Exits>>::new();
+        let mut batch: Vec<(PodUid, Netns)> = Vec::new();
+        for (&uid, directories) in directories {
+            let cgroup = match (&self.hierarchies.unified, &directories.unified) {
+                (Some(unified), Some(path)) => pod_cgroup(unified, path),
+                _ => None,
+            };
+            if cgroup.is_none() && directories.v1.is_empty() {
+                continue;
+            }
+            let census = process::census(uid, &directories.pids(), &self.node, |netns| {
+                batch.push((uid, netns));
+                if batch.len() < BATCH { Ok(()) } else { flush(&mut netlink, &mut batch, &mut exits) }
+            })?;
+            let pod = Pod {
+                uid,
+                cgroup,
+                host_network: census.host_network,
+                namespaces: census.namespaces,
+                processes: census.processes,
+                interfaces: Vec::new(),
+                guard: census.guard,
+            };
+            pods.insert(uid, pod);
+        }
+        flush(&mut netlink, &mut batch, &mut exits)?;
+        for (uid, exits) in exits {
+            if let Some(pod) = pods.get_mut(&uid) {
+                pod.interfaces = netdev::interfaces(exits);
+            }
+        }
+        Ok(Inventory { pods })
+    }
+}
+
+impl Directories {
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unified.iter().chain(&self.v1)
+    }
+
+    fn exist(&self) -> bool {
+        self.all().all(|path| path.is_dir())
+    }
+
+    /// The processes in the first hierarchy that has any: the runtime puts each into all of them.
+    fn pids(&self) -> std::collections::BTreeSet<i32> {
+        self.all().map(|path| process::pids(path)).find(|pids| !pids.is_empty()).unwrap_or_default()
+    }
+}
+
+fn flush(
+    netlink: &mut Netlink,
+    batch: &mut Vec<(PodUid, Netns)>,
+    exits: &mut BTreeMap<PodUid, Vec<Exits>>,
+) -> Result<(), InventoryError> {
+    let found = netdev::exits(netlink, batch.iter().map(|(_, netns)| netns))?;
+    for ((uid, _), found) in batch.drain(..).zip(found) {
+        exits.entry(uid).or_default().push(found);
+    }
+    Ok(())
+}
+
+/// `None` if the directory is gone.
+fn pod_cgroup(unified: &Unified, path: &Path) -> Option<PodCgroup> {
+    let id = CgroupId(fs::metadata(path).ok()?.ino());
+    Some(PodCgroup { path: path.to_path_buf(), id, level: unified.level(path) })
+}

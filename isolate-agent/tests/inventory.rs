@@ -1,0 +1,170 @@
+//! The inventory on a real kernel: private nodes with real processes, namespaces and interfaces.
+
+mod node;
+
+use std::{fs, os::unix::fs::MetadataExt as _, time::Instant};
+
+use isolate_agent::inventory::Guard;
+use node::{In, ifindex, ip, ip_in, on_a_node, pod, rows, uid};
+
+#[test]
+fn pods_with_one_and_two_veths_are_not_confused() {
+    on_a_node(|mut node| async move {
+        let (directory, first) = node.veth_pod(&uid(1), "veth-a");
+        ip(&format!("link add veth-a1 type veth peer name net1 netns {first}"));
+        let (_, second) = node.veth_pod(&uid(2), "veth-b");
+        // Veths that are no pod's: both ends on the node, and one end in a namespace outside the tree.
+        ip("link add veth-x type veth peer name veth-y");
+        let stranger = node.cgroup("system.slice/vpn.service");
+        let stranger = node.start(&stranger, In::Sandbox);
+        ip(&format!("link add veth-s type veth peer name eth0 netns {stranger}"));
+
+        let inventory = node.scanner().scan().await.expect("a scan");
+        assert_eq!(inventory.pods.len(), 2);
+        let found = pod(&inventory, 1);
+        let expected =
+            [format!("eth0 veth {} veth-a", ifindex("veth-a")), format!("net1 veth {} veth-a1", ifindex("veth-a1"))];
+        assert_eq!(rows(&found.interfaces), expected);
+        assert_eq!((found.namespaces, found.processes, found.host_network), (1, 1, false));
+        assert_eq!(found.guard, None);
+        let cgroup = found.cgroup.as_ref().expect("a cgroup");
+        assert_eq!(cgroup.path, directory);
+        assert_eq!(cgroup.id.0, fs::metadata(&directory).expect("its directory").ino());
+        let root = directory.ancestors().take_while(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() != 1));
+        assert_eq!(cgroup.level, u32::try_from(root.count()).ok());
+        let expected = [format!("eth0 veth {} veth-b", ifindex("veth-b"))];
+        assert_eq!(rows(&pod(&inventory, 2).interfaces), expected);
+        node.stop(second);
+    });
+}
+
+#[test]
+fn interfaces_without_a_host_end_are_listed_and_the_pods_own_are_not() {
+    on_a_node(|mut node| async move {
+        ip("link add nic type veth peer name wire");
+        let directory = node.cgroup(&format!("kubepods/pod{}", uid(1)));
+        let pid = node.start(&directory, In::Sandbox);
+        // This namespace holds no end of a veth: nothing has given it an id yet.
+        ip(&format!("link add link nic name net1 netns {pid} type macvlan"));
+        let inventory = node.scanner().scan().await.expect("a scan");
+        assert_eq!(rows(&pod(&inventory, 1).interfaces), ["net1 macvlan -"]);
+
+        // A container nested in the pod, and a link on top of another one.
+        let nested = node.start(&directory, In::Sandbox);
+        ip_in(pid, &format!("link add vethd type veth peer name eth0 netns {nested}"));
+        ip_in(pid, "link add docker0 type bridge");
+        let inventory = node.scanner().scan().await.expect("a scan");
+        let found = pod(&inventory, 1);
+        assert_eq!(rows(&found.interfaces), ["net1 macvlan -"]);
+        assert_eq!((found.namespaces, found.processes), (2, 2));
+    });
+}
+
+#[test]
+fn containers_of_a_pod_share_its_namespace() {
+    on_a_node(|mut node| async move {
+        let (directory, pause) = node.veth_pod(&uid(1), "veth-a");
+        for name in ["a", "b"] {
+            let container = directory.join(name.repeat(64));
+            fs::create_dir(&container).expect("a cgroup");
+            node.start(&container, In::Join(pause));
+        }
+        // What CRI-O puts there: a monitor in the node's namespaces. It makes no hostNetwork pod.
+        node.start(&directory.join("a".repeat(64)), In::Node);
+        let inventory = node.scanner().scan().await.expect("a scan");
+        let found = pod(&inventory, 1);
+        assert_eq!((found.namespaces, found.processes, found.host_network), (1, 4, false));
+        assert_eq!(found.interfaces.len(), 1);
+    });
+}
+
+#[test]
+fn a_host_network_pod_has_no_interfaces() {
+    on_a_node(|mut node| async move {
+        ip("link add nic type veth peer name wire");
+        let directory = node.cgroup(&format!("kubepods.slice/kubepods-pod{}.slice", uid(1).replace('-', "_")));
+        node.start(&directory, In::HostNetwork);
+        let inventory = node.scanner().scan().await.expect("a scan");
+        let found = pod(&inventory, 1);
+        assert_eq!((found.host_network, found.namespaces, found.processes), (true, 0, 1));
+        assert_eq!(found.interfaces, []);
+        assert_eq!(found.guard, None);
+    });
+}
+
+#[test]
+fn daemons_of_the_node_are_guarded_and_a_pods_own_are_not() {
+    on_a_node(|mut node| async move {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("containerd");
+        fs::copy("/bin/sleep", &program).expect("a copy");
+        let real = node.cgroup(&format!("kubepods/pod{}", uid(1)));
+        let pid = node.start_program(&program, &real, In::Node);
+        for (number, namespaces) in [(2, In::HostNetwork), (3, In::Sandbox)] {
+            let own = node.cgroup(&format!("kubepods/pod{}", uid(number)));
+            node.start_program(&program, &own, namespaces);
+        }
+        let inventory = node.scanner().scan().await.expect("a scan");
+        let pid = i32::try_from(pid).expect("a process id");
+        let expected = Guard::NodeProcess { pid, name: "containerd".to_owned() };
+        assert_eq!(pod(&inventory, 1).guard, Some(expected));
+        assert_eq!(pod(&inventory, 2).guard, None);
+        assert_eq!(pod(&inventory, 3).guard, None);
+    });
+}
+
+#[test]
+fn one_pod_again_as_it_starts_changes_and_goes() {
+    on_a_node(|mut node| async move {
+        let directory = node.cgroup(&format!("kubepods/besteffort/pod{}", uid(1)));
+        let scanner = node.scanner();
+        assert!(scanner.has_cgroup2());
+        let inventory = scanner.scan().await.expect("a scan");
+        let empty = pod(&inventory, 1).clone();
+        assert_eq!((empty.namespaces, empty.processes, empty.host_network), (0, 0, false));
+
+        let pid = node.start(&directory, In::Sandbox);
+        ip(&format!("link add veth-a type veth peer name eth0 netns {pid}"));
+        let found = scanner.pod(&empty).await.expect("a look").expect("the pod");
+        assert_eq!((found.namespaces, found.processes), (1, 1));
+        assert_eq!(rows(&found.interfaces), [format!("eth0 veth {} veth-a", ifindex("veth-a"))]);
+
+        // The sandbox is made anew: another namespace and another veth in the same cgroup.
+        node.stop(pid);
+        let pid = node.start(&directory, In::Sandbox);
+        ip(&format!("link add veth-b type veth peer name eth0 netns {pid}"));
+        let again = scanner.pod(&found).await.expect("a look").expect("the pod");
+        assert_eq!(again.cgroup, found.cgroup);
+        assert_eq!(rows(&again.interfaces), [format!("eth0 veth {} veth-b", ifindex("veth-b"))]);
+
+        node.stop(pid);
+        fs::remove_dir(&directory).expect("it is empty");
+        assert_eq!(scanner.pod(&again).await.expect("a look"), None);
+    });
+}
+
+#[test]
+fn a_burst_of_pods_is_read_whole() {
+    const PODS: u32 = 100;
+    on_a_node(|mut node| async move {
+        for number in 0..PODS {
+            node.veth_pod(&uid(number), &format!("veth{number}"));
+        }
+        let scanner = node.scanner();
+        for _pass in 0..3 {
+            let start = Instant::now();
+            let inventory = scanner.scan().await.expect("a scan");
+            eprintln!("{PODS} pods read in {:?}", start.elapsed());
+            assert_eq!(inventory.pods.len(), PODS as usize);
+            for number in 0..PODS {
+                let names: Vec<_> = pod(&inventory, number).host_veths().map(|host| host.name.clone()).collect();
+                assert_eq!(names, [format!("veth{number}")]);
+            }
+        }
+        let inventory = scanner.scan().await.expect("a scan");
+        let start = Instant::now();
+        let again = scanner.pod(pod(&inventory, 7)).await.expect("a look");
+        eprintln!("one of them again in {:?}", start.elapsed());
+        assert_eq!(again.as_ref(), Some(pod(&inventory, 7)));
+    });
+}
