@@ -10,3 +10,4 @@ pub mod plan;
 pub mod pod;
 pub mod settings;
 pub mod status;
+pub mod watch;

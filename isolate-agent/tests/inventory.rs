@@ -2,10 +2,15 @@
 
 mod node;
 
-use std::{fs, os::unix::fs::MetadataExt as _, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    time::{Duration, Instant},
+};
 
-use isolate_agent::inventory::Guard;
+use isolate_agent::{inventory::Guard, watch::Watch};
 use node::{In, ifindex, ip, ip_in, on_a_node, pod, rows, uid};
+use tokio::time::timeout;
 
 #[test]
 fn pods_with_one_and_two_veths_are_not_confused() {
@@ -166,5 +171,54 @@ fn a_burst_of_pods_is_read_whole() {
         let again = scanner.pod(pod(&inventory, 7)).await.expect("a look");
         eprintln!("one of them again in {:?}", start.elapsed());
         assert_eq!(again.as_ref(), Some(pod(&inventory, 7)));
+    });
+}
+
+/// Waits until nothing more comes.
+async fn settle(watch: &mut Watch) {
+    while timeout(Duration::from_millis(800), watch.changed()).await.is_ok() {}
+}
+
+async fn wakes(watch: &mut Watch, what: &str) {
+    let start = Instant::now();
+    timeout(Duration::from_secs(5), watch.changed()).await.expect(what);
+    eprintln!("{what}: woken after {:?}", start.elapsed());
+    settle(watch).await;
+}
+
+#[test]
+fn pods_processes_and_veths_wake() {
+    on_a_node(|mut node| async move {
+        let old = node.cgroup(&format!("kubepods/pod{}", uid(1)));
+        let mut watch = Watch::new(&node.scanner());
+        settle(&mut watch).await;
+
+        let new = node.cgroup(&format!("kubepods/burstable/pod{}", uid(2)));
+        wakes(&mut watch, "a pod, below a folder that is new as well").await;
+        node.start(&old, In::Sandbox);
+        wakes(&mut watch, "the first process of a pod that was there before").await;
+        let pid = node.start(&new, In::Sandbox);
+        wakes(&mut watch, "the first process of a pod that came later").await;
+        ip(&format!("link add veth-a type veth peer name eth0 netns {pid}"));
+        wakes(&mut watch, "a veth").await;
+        fs::create_dir(new.join("c".repeat(64))).expect("a cgroup");
+        wakes(&mut watch, "a container").await;
+        node.stop(pid);
+        wakes(&mut watch, "the end of a pod's last process").await;
+
+        node.cgroup("system.slice/other.service");
+        assert!(timeout(Duration::from_millis(800), watch.changed()).await.is_err(), "no pod, no wake-up");
+    });
+}
+
+#[test]
+fn a_wake_up_that_was_not_awaited_is_not_lost() {
+    on_a_node(|node| async move {
+        let mut watch = Watch::new(&node.scanner());
+        settle(&mut watch).await;
+        node.cgroup(&format!("kubepods/pod{}", uid(1)));
+        // Dropped in the middle of the burst.
+        assert!(timeout(Duration::from_millis(5), watch.changed()).await.is_err());
+        timeout(Duration::from_millis(300), watch.changed()).await.expect("it is still to come");
     });
 }

@@ -74,6 +74,10 @@ impl Scanner {
         self.blocking(move |inner| inner.pod(uid)).await
     }
 
+    pub(crate) fn hierarchies(&self) -> &Hierarchies {
+        &self.inner.hierarchies
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Inner) -> Result<T, InventoryError> + Send + 'static,

@@ -1,0 +1,109 @@
+//! Events that wake the reconciler: cgroups that come, go and fill, links that change. They carry no facts.
+//!
+//! Nothing here ends the daemon. Where the kernel gives no more events the slow full pass still finds every change,
+//! and a warning says so once.
+
+mod links;
+mod tree;
+
+use std::{future, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use self::{links::Links, tree::Tree};
+use crate::inventory::Scanner;
+
+/// A burst of events is over after this long without one…
+const QUIET: Duration = Duration::from_millis(20);
+/// …or after this long in all.
+const LONGEST: Duration = Duration::from_millis(200);
+/// A container's first process is in its cgroup before it joins the pod's namespaces, and joining makes no event:
+/// so one more wake-up follows the last event of the tree.
+const ECHO: Duration = Duration::from_millis(500);
+
+/// Wakes whoever works from the inventory.
+#[derive(Debug)]
+pub struct Watch {
+    tree: Option<Tree>,
+    links: Option<Links>,
+    pending: bool,
+    echo: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// Something happened that concerns no pod.
+    Nothing,
+    /// A cgroup of a pod came, went, filled or emptied.
+    Tree,
+    /// A link or a namespace came, went or changed.
+    Links,
+}
+
+impl Watch {
+    /// Watches the cgroup tree of `scanner` and the links of the calling thread's network namespace. Needs a tokio
+    /// runtime with I/O and time.
+    pub fn new(scanner: &Scanner) -> Self {
+        let roots = scanner.hierarchies().roots().map(Into::into).collect();
+        let tree = Tree::new(roots).inspect_err(|error| {
+            tracing::warn!(%error, "no inotify: new pods are found by the full pass only; look at fs.inotify.max_user_instances");
+        });
+        let links = Links::new().inspect_err(|error| {
+            tracing::warn!(%error, "no netlink events: new interfaces are found by the full pass only");
+        });
+        Self { tree: tree.ok(), links: links.ok(), pending: false, echo: None }
+    }
+
+    /// Waits until something changed, and until the burst of events that it belongs to is over.
+    ///
+    /// Nothing is lost when it is dropped early: the next call goes on where it was. What changes between two calls
+    /// is kept by the kernel, so the first of them returns at once.
+    pub async fn changed(&mut self) {
+        while !self.pending {
+            self.wait(self.echo).await;
+        }
+        let end = Instant::now() + LONGEST;
+        while Instant::now() < end && self.wait(Some(end.min(Instant::now() + QUIET))).await {}
+        self.pending = false;
+    }
+
+    /// Takes in one event, unless `until` comes first; a past echo counts as an event to wake for.
+    async fn wait(&mut self, until: Option<Instant>) -> bool {
+        let event = tokio::select! {
+            event = next(&mut self.tree, Tree::next) => event,
+            event = next(&mut self.links, Links::next) => event,
+            () = sleep_until(until) => {
+                if self.echo.is_some_and(|echo| echo <= Instant::now()) {
+                    self.echo = None;
+                    self.pending = true;
+                }
+                return false;
+            }
+        };
+        self.pending |= event != Event::Nothing;
+        if event == Event::Tree {
+            self.echo = Some(Instant::now() + ECHO);
+        }
+        true
+    }
+}
+
+/// The next event of a source; a source that failed is given up.
+async fn next<S>(source: &mut Option<S>, take: impl AsyncFn(&mut S) -> std::io::Result<Event>) -> Event {
+    let Some(open) = source else { return future::pending().await };
+    match take(open).await {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(%error, "no more events; changes are found by the full pass only until the agent restarts");
+            *source = None;
+            Event::Links
+        }
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => time::sleep_until(until).await,
+        None => future::pending().await,
+    }
+}
