@@ -5,6 +5,7 @@ pub mod desired;
 pub mod enforce;
 pub mod inventory;
 pub mod lock;
+pub mod metrics;
 pub mod observed;
 pub mod plan;
 pub mod pod;

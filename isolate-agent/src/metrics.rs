@@ -1,0 +1,115 @@
+//! What Prometheus sees: what the loop feeds, and at every scrape what the node's status shows. Metrics never steer.
+
+#[cfg(test)]
+mod alerts;
+#[cfg(test)]
+mod docs;
+mod family;
+mod scrape;
+pub mod server;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, SystemTime},
+};
+
+use isolate_common::{HOOKS, Hook};
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+pub use self::family::{Descriptor, Family, Kind, PREFIX};
+use self::scrape::Scrape;
+use crate::control::protocol::Status;
+
+/// Upper bounds in seconds, from 50 µs (twice a map write) to 1 s.
+const ENFORCEMENT_BUCKETS: [f64; 14] =
+    [50e-6, 100e-6, 200e-6, 300e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0];
+/// Upper bounds in seconds: a pass over an idle node to one that attaches to hundreds of new pods.
+const PASS_BUCKETS: [f64; 11] = [1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 2.5, 10.0];
+
+/// What the agent tells Prometheus. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started_secs: f64,
+    enforcement: Histogram,
+    repairs: [Counter; HOOKS.len()],
+    passes: Counter,
+    failures: Counter,
+    pass_duration: Histogram,
+    /// Zero before the first pass.
+    last_pass_secs: Gauge<f64, AtomicU64>,
+    denied_peers: Counter,
+}
+
+impl Metrics {
+    /// Nothing counted; the agent counts as started now.
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            started_secs: unix_now_secs(),
+            enforcement: Histogram::new(ENFORCEMENT_BUCKETS),
+            repairs: Default::default(),
+            passes: Counter::default(),
+            failures: Counter::default(),
+            pass_duration: Histogram::new(PASS_BUCKETS),
+            last_pass_secs: Gauge::default(),
+            denied_peers: Counter::default(),
+        }))
+    }
+
+    /// A pass of the reconcile loop ended so, after `took`.
+    pub fn pass_finished<T, E>(&self, took: Duration, result: &Result<T, E>) {
+        self.0.passes.inc();
+        if result.is_err() {
+            self.0.failures.inc();
+        }
+        self.0.pass_duration.observe(took.as_secs_f64());
+        self.0.last_pass_secs.set(unix_now_secs());
+    }
+
+    /// A pod was cut off, `took` after the request for it arrived.
+    pub fn enforced(&self, took: Duration) {
+        self.0.enforcement.observe(took.as_secs_f64());
+    }
+
+    /// A hook that did not hold any more was put back.
+    pub fn repaired(&self, hook: Hook) {
+        self.0.repairs[hook as usize].inc();
+    }
+
+    /// A caller of the control socket was turned away.
+    pub fn denied_peer(&self) {
+        self.0.denied_peers.inc();
+    }
+
+    /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.
+    pub fn encode(&self, status: Status) -> String {
+        // A registry per scrape: a collector must own what it encodes.
+        let mut registry = Registry::with_prefix(PREFIX);
+        let mut text = String::with_capacity(2 * 1024 * (status.isolations.len() + 8));
+        registry.register_collector(Box::new(Scrape { fed: Arc::clone(&self.0), status }));
+        match text::encode(&mut text, &registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => unreachable!("a String takes every write"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn unix_now_secs() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

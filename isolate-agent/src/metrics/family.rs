@@ -1,0 +1,319 @@
+//! The metric families: the one list that the encoder, `docs/metrics.md` and their tests are made from.
+//!
+//! Adding a metric is adding a variant here; the compiler then asks for its samples in [`super::scrape`]. Names,
+//! types and labels are a contract with the dashboards and alerts of users: additions only.
+
+use prometheus_client::{metrics::MetricType, registry::Unit};
+
+/// Prefix of every name.
+pub const PREFIX: &str = "isolate";
+
+/// A metric family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// What runs.
+    Build,
+    /// When it began to run.
+    Start,
+    /// How many pods are isolated.
+    IsolatedPods,
+    /// How far each is covered.
+    PodCoverage,
+    /// Since when each is isolated.
+    IsolationStart,
+    /// Whether each hook of each holds.
+    HookAttached,
+    /// What was dropped, in packets.
+    DroppedPackets,
+    /// What was dropped, in bytes.
+    DroppedBytes,
+    /// How the isolations are written down.
+    IsolationRecords,
+    /// Pods on the node.
+    Pods,
+    /// Pods that isolating takes one map write for.
+    PodsArmed,
+    /// Pods that cannot be armed.
+    PodsUnarmed,
+    /// Errors in the programs.
+    KernelErrors,
+    /// From request to enforcement.
+    EnforcementDuration,
+    /// Hooks that had to be put back.
+    HookRepairs,
+    /// Passes of the loop.
+    ReconcilePasses,
+    /// Those that failed.
+    ReconcileFailures,
+    /// How long they take.
+    ReconcileDuration,
+    /// When the last one ended.
+    ReconcileLastPass,
+    /// Callers of the control socket that were turned away.
+    DeniedPeers,
+    /// What needs a person.
+    Warnings,
+}
+
+/// Type of a family, as `OpenMetrics` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up only; its samples end in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations by size; its samples end in `_bucket`, `_count` and `_sum`.
+    Histogram,
+    /// Constant 1 with labels that say something; its sample ends in `_info`.
+    Info,
+}
+
+/// Everything about a family but its samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptor {
+    /// Name without prefix, unit and suffix.
+    pub stem: &'static str,
+    /// Type.
+    pub kind: Kind,
+    /// Unit, the last part of the name.
+    pub unit: Option<&'static str>,
+    /// Names of the labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// What it tells, in one line.
+    pub help: &'static str,
+    /// When it should wake someone, in one line.
+    pub alert: &'static str,
+}
+
+const POD: &str = "pod_uid";
+const HOOK: &str = "hook";
+const DIRECTION: &str = "direction";
+/// For families that dashboards show and nobody is woken for.
+const NO_ALERT: &str = "-";
+
+impl Family {
+    /// All families, in the order in which they are shown.
+    pub const ALL: [Self; 21] = [
+        Self::IsolatedPods,
+        Self::PodCoverage,
+        Self::IsolationStart,
+        Self::HookAttached,
+        Self::DroppedPackets,
+        Self::DroppedBytes,
+        Self::IsolationRecords,
+        Self::Pods,
+        Self::PodsArmed,
+        Self::PodsUnarmed,
+        Self::KernelErrors,
+        Self::EnforcementDuration,
+        Self::HookRepairs,
+        Self::ReconcilePasses,
+        Self::ReconcileFailures,
+        Self::ReconcileDuration,
+        Self::ReconcileLastPass,
+        Self::DeniedPeers,
+        Self::Warnings,
+        Self::Start,
+        Self::Build,
+    ];
+
+    /// Name, type, labels and texts.
+    pub const fn descriptor(self) -> Descriptor {
+        match self {
+            Self::IsolatedPods => gauge("isolated_pods", &[], "Pods that are isolated, on the node or not.", NO_ALERT),
+            Self::PodCoverage => gauge(
+                "pod_coverage",
+                &[POD, "coverage"],
+                "1 for how far an isolated pod is covered (full, partial, absent: not on this node), 0 for the others.",
+                "`coverage=\"partial\"` is 1: something of the pod is not cut; `isolate-agent status` says what",
+            ),
+            Self::IsolationStart => seconds(
+                "isolation_start",
+                &[POD],
+                "When the pod was isolated, in seconds since 1970.",
+                "longer ago than your incidents last: someone forgot it",
+            ),
+            Self::HookAttached => gauge(
+                "hook_attached",
+                &[POD, HOOK, DIRECTION],
+                "1 while the hook of an isolated pod holds in every place it belongs, 0 while it does not. No series where the pod has no place for it.",
+                "0 for longer than a pass: the pod may reach the network",
+            ),
+            Self::DroppedPackets => dropped(
+                "packets",
+                "Packets of an isolated pod that a hook dropped since it was isolated. A GSO packet counts once.",
+                "optional: it rises, so the pod still tries",
+            ),
+            Self::DroppedBytes => dropped(
+                "bytes",
+                "Bytes of those packets, from the Ethernet header on the veth, from the IP header on the cgroup.",
+                NO_ALERT,
+            ),
+            Self::IsolationRecords => gauge(
+                "isolation_records",
+                &["record"],
+                "Isolations by how they are written down: saved, unsaved (would not survive a reboot), unreadable (cut off entirely).",
+                "`unsaved` or `unreadable` above 0",
+            ),
+            Self::Pods => gauge("pods", &[], "Pods on the node.", NO_ALERT),
+            Self::PodsArmed => {
+                gauge("pods_armed", &[], "Pods whose host veths carry the programs, isolated or not.", NO_ALERT)
+            }
+            Self::PodsUnarmed => gauge(
+                "pods_unarmed",
+                &["reason"],
+                "Pods whose host veths do not carry the programs, by reason.",
+                "`attach_failed` above 0, or `pending` for minutes",
+            ),
+            Self::KernelErrors => counter(
+                "kernel_errors",
+                &["error"],
+                "Packets that an error in a program dropped, since the maps were made.",
+                "above 0: a fault of ours or a broken map; report it",
+            ),
+            Self::EnforcementDuration => histogram(
+                "enforcement_duration",
+                "From the arrival of a request to the last kernel object that the cut needs.",
+                "the slowest rise above what you promise a responder",
+            ),
+            Self::HookRepairs => counter(
+                "hook_repairs",
+                &[HOOK],
+                "Hooks that did not hold any more and were put back.",
+                "rises: someone detaches or displaces our programs",
+            ),
+            Self::ReconcilePasses => {
+                counter("reconcile_passes", &[], "Passes of the reconcile loop, failed ones too.", NO_ALERT)
+            }
+            Self::ReconcileFailures => counter(
+                "reconcile_failures",
+                &[],
+                "Passes that could not do all that they had to.",
+                "rises: what was isolated stays so, but new pods and repairs may be missed",
+            ),
+            Self::ReconcileDuration => {
+                histogram("reconcile_duration", "How long a pass of the reconcile loop takes.", NO_ALERT)
+            }
+            Self::ReconcileLastPass => seconds(
+                "reconcile_last_pass",
+                &[],
+                "When the last pass ended, in seconds since 1970. No sample before the first.",
+                "minutes ago: the loop hangs",
+            ),
+            Self::DeniedPeers => counter(
+                "denied_peers",
+                &[],
+                "Callers of the control socket that were turned away because they are not root.",
+                "rises: someone on the node tries to steer the agent",
+            ),
+            Self::Warnings => {
+                gauge("warnings", &[], "Things that need a person; `isolate-agent status` lists them.", "above 0")
+            }
+            Self::Start => seconds("start_time", &[], "When the agent started, in seconds since 1970.", NO_ALERT),
+            Self::Build => Descriptor {
+                stem: "build",
+                kind: Kind::Info,
+                unit: None,
+                labels: &["version", "layout_version"],
+                help: "The agent's version and that of its maps.",
+                alert: NO_ALERT,
+            },
+        }
+    }
+
+    /// Name of its samples, as a query has it. A histogram's continue with `_bucket`, `_count` and `_sum`.
+    pub fn sample_name(self) -> String {
+        let Descriptor { stem, kind, unit, .. } = self.descriptor();
+        let suffix = match kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        let unit = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        format!("{PREFIX}_{stem}{unit}{suffix}")
+    }
+}
+
+impl Kind {
+    /// The name that `OpenMetrics` gives it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Info => "info",
+        }
+    }
+
+    pub(super) const fn metric_type(self) -> MetricType {
+        match self {
+            Self::Counter => MetricType::Counter,
+            Self::Gauge => MetricType::Gauge,
+            Self::Histogram => MetricType::Histogram,
+            Self::Info => MetricType::Info,
+        }
+    }
+}
+
+impl Descriptor {
+    pub(super) fn registry_unit(&self) -> Option<Unit> {
+        self.unit.map(|unit| Unit::Other(unit.to_owned()))
+    }
+}
+
+const fn gauge(
+    stem: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    alert: &'static str,
+) -> Descriptor {
+    Descriptor { stem, kind: Kind::Gauge, unit: None, labels, help, alert }
+}
+
+/// A point in time.
+const fn seconds(
+    stem: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    alert: &'static str,
+) -> Descriptor {
+    Descriptor { stem, kind: Kind::Gauge, unit: Some("seconds"), labels, help, alert }
+}
+
+const fn counter(
+    stem: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    alert: &'static str,
+) -> Descriptor {
+    Descriptor { stem, kind: Kind::Counter, unit: None, labels, help, alert }
+}
+
+const fn dropped(unit: &'static str, help: &'static str, alert: &'static str) -> Descriptor {
+    let labels = &[POD, DIRECTION, HOOK];
+    Descriptor { stem: "dropped", kind: Kind::Counter, unit: Some(unit), labels, help, alert }
+}
+
+const fn histogram(stem: &'static str, help: &'static str, alert: &'static str) -> Descriptor {
+    Descriptor { stem, kind: Kind::Histogram, unit: Some("seconds"), labels: &[], help, alert }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_family_is_listed_once_and_named_as_openmetrics_wants() {
+        let names: BTreeSet<String> = Family::ALL.iter().map(|family| family.sample_name()).collect();
+        assert_eq!(names.len(), Family::ALL.len(), "two families share a name");
+        for family in Family::ALL {
+            let Descriptor { stem, labels, help, .. } = family.descriptor();
+            let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(plain(stem) && labels.iter().all(|label| plain(label)), "{family:?}");
+            // The text encoder writes the help as it is.
+            assert!(!help.contains(['\n', '\\', '"']) && help.ends_with('.'), "{family:?}: {help}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `/metrics`, `/healthz` and `/readyz` over TCP, for Prometheus and the kubelet. Reads only; anyone may call it.
+//!
+//! Every connection has a bound on its time and all together on their number: a slow or hostile caller costs no more
+//! than its place, and never the reconcile loop.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::Metrics;
+use crate::control::{Commands, protocol::Status};
+
+/// What prometheus-client writes.
+pub const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const MAX_CONNECTIONS: usize = 32;
+/// For the head of a request to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the reconcile loop to answer.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a connection altogether.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// After an accept that failed: the usual cause (no file descriptor left) does not pass at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why metrics cannot be served.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The address is in use, not of this node, or not allowed.
+    #[error("cannot serve metrics on {addr}: choose another --metrics-addr, or end what listens there")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Listens on `addr`. Errors when the address cannot be had.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })
+}
+
+/// Answers on `listener` until `shutdown` ends. `ready` is true once the first pass is done and every recorded
+/// isolation is enforced.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    commands: Commands,
+    ready: watch::Receiver<bool>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let router = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(Answers { metrics, commands, ready });
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accept = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = &mut shutdown => return,
+            Some(_ended) = connections.join_next() => {}
+            (place, accepted) = accept => match accepted {
+                Ok((stream, peer)) => {
+                    let router = router.clone();
+                    connections.spawn(async move {
+                        answer(stream, peer, router).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection for metrics");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+/// One request: Prometheus' next scrape is longer away than a connection should be held for it.
+async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%peer, %error, "a connection for metrics broke"),
+        Err(_elapsed) => debug!(%peer, "a connection for metrics took too long"),
+    }
+}
+
+#[derive(Clone)]
+struct Answers {
+    metrics: Metrics,
+    commands: Commands,
+    ready: watch::Receiver<bool>,
+}
+
+impl Answers {
+    async fn status(&self) -> Result<Status, Unavailable> {
+        match timeout(LOOP_TIMEOUT, self.commands.status()).await {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(_gone)) => Err(Unavailable("the agent is shutting down; what is isolated stays isolated\n")),
+            Err(_elapsed) => Err(Unavailable("the reconcile loop does not answer; what is isolated stays isolated\n")),
+        }
+    }
+}
+
+struct Unavailable(&'static str);
+
+impl IntoResponse for Unavailable {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, self.0).into_response()
+    }
+}
+
+async fn scrape(State(answers): State<Answers>) -> Result<impl IntoResponse, Unavailable> {
+    let status = answers.status().await?;
+    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], answers.metrics.encode(status)))
+}
+
+async fn healthz(State(answers): State<Answers>) -> Result<&'static str, Unavailable> {
+    let _status = answers.status().await?;
+    Ok("ok\n")
+}
+
+async fn readyz(State(answers): State<Answers>) -> Result<&'static str, Unavailable> {
+    if *answers.ready.borrow() {
+        Ok("ok\n")
+    } else {
+        Err(Unavailable("not every recorded isolation is enforced yet\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
