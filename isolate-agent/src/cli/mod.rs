@@ -1,0 +1,3 @@
+//! The verbs. The only place that prints.
+
+pub mod doctor;

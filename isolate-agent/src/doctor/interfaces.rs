@@ -1,0 +1,202 @@
+//! The interfaces of the node's namespace that lead to pods, and other owners' programs on them. Reads only.
+
+use std::io;
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle, new_connection,
+    packet_route::{
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        tc::{TcAttribute, TcFilterBpfOption, TcOption},
+    },
+};
+use thiserror::Error;
+
+use super::{
+    Finding,
+    programs::{Owner, Programs},
+};
+
+/// Why the interfaces cannot be told.
+#[derive(Debug, Error)]
+enum InterfacesError {
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[source] io::Error),
+    #[error("cannot list the interfaces: {0}")]
+    List(#[source] rtnetlink::Error),
+}
+
+/// An interface of the node that may lead to a pod.
+#[derive(Debug, PartialEq, Eq)]
+struct Device {
+    index: u32,
+    name: String,
+    leads: Leads,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    /// A veth into another namespace.
+    Elsewhere,
+    /// A veth whose other end is on the node.
+    Here,
+    /// A veth whose other end the kernel does not name.
+    Unknown,
+    /// A netkit device.
+    Netkit,
+}
+
+pub(super) async fn examine() -> Vec<Finding> {
+    match look().await {
+        Ok((devices, programs)) => tell(&devices, &programs),
+        Err(error) => vec![Finding::fail(
+            "interfaces",
+            error.to_string(),
+            "pods' host veths cannot be found",
+            "allow AF_NETLINK in the seccomp profile or in RestrictAddressFamilies",
+        )],
+    }
+}
+
+async fn look() -> Result<(Vec<Device>, Programs), InterfacesError> {
+    let (connection, handle, _events) = new_connection().map_err(InterfacesError::Socket)?;
+    let connection = tokio::spawn(connection);
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.map_err(InterfacesError::List)?;
+    let devices: Vec<Device> = links.iter().filter_map(device).collect();
+    let mut programs = Programs::default();
+    for device in devices.iter().filter(|device| matches!(device.leads, Leads::Elsewhere | Leads::Unknown)) {
+        tcx_programs(device, &mut programs);
+        clsact_programs(&handle, device, &mut programs).await;
+    }
+    connection.abort();
+    Ok((devices, programs))
+}
+
+fn device(link: &LinkMessage) -> Option<Device> {
+    let attributes = &link.attributes;
+    let name = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let kind = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        }),
+        _ => None,
+    })?;
+    // The kernel names the peer's namespace only where it is another one.
+    let elsewhere = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(0..)));
+    let peer = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Link(1..)));
+    let leads = match kind {
+        InfoKind::Netkit => Leads::Netkit,
+        InfoKind::Veth if elsewhere => Leads::Elsewhere,
+        InfoKind::Veth if peer => Leads::Here,
+        InfoKind::Veth => Leads::Unknown,
+        _ => return None,
+    };
+    Some(Device { index: link.header.index, name, leads })
+}
+
+fn tcx_programs(device: &Device, programs: &mut Programs) {
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        match SchedClassifier::query_tcx(&device.name, direction) {
+            Ok((_, chain)) => {
+                let names: Vec<String> =
+                    chain.iter().map(|program| String::from_utf8_lossy(program.name()).into_owned()).collect();
+                programs.chain(&device.name, &names);
+            }
+            Err(error) => programs.unanswered.push(format!("{}: {error}", device.name)),
+        }
+    }
+}
+
+async fn clsact_programs(handle: &Handle, device: &Device, programs: &mut Programs) {
+    let index = device.index.cast_signed();
+    let request = || handle.traffic_filter(index).get();
+    for request in [request().ingress(), request().egress()] {
+        // Without a clsact or ingress qdisc there is nothing to list, and some kernels say so by an error.
+        let filters = request.execute().try_collect::<Vec<_>>().await.unwrap_or_default();
+        for attribute in filters.iter().flat_map(|filter| &filter.attributes) {
+            let TcAttribute::Options(options) = attribute else {
+                continue;
+            };
+            for option in options {
+                if let TcOption::Bpf(TcFilterBpfOption::ProgName(name)) = option {
+                    programs.filter(name);
+                }
+            }
+        }
+    }
+}
+
+fn tell(devices: &[Device], programs: &Programs) -> Vec<Finding> {
+    let count = |leads: Leads| devices.iter().filter(|device| device.leads == leads).count();
+    let names = |leads: Leads| {
+        let names: Vec<&str> =
+            devices.iter().filter(|device| device.leads == leads).map(|device| device.name.as_str()).collect();
+        names.join(", ")
+    };
+    let mut findings = vec![Finding::ok(
+        "host-veths",
+        format!("{} into other namespaces, {} within the node's", count(Leads::Elsewhere), count(Leads::Here)),
+        "the first can carry the veth hook; the others are never touched",
+    )];
+    if count(Leads::Unknown) > 0 {
+        findings.push(Finding::warn(
+            "host-veths-without-peer",
+            names(Leads::Unknown),
+            "their other end is not known: a pod behind them is covered by the cgroup hook only",
+            "ip link show type veth: remove what no pod uses",
+        ));
+    }
+    if count(Leads::Netkit) > 0 {
+        findings.push(Finding::warn(
+            "netkit",
+            names(Leads::Netkit),
+            "pods behind netkit devices have no veth hook: the cgroup hook cuts their sockets, raw frames and ARP pass",
+            "where that matters, configure the CNI to use veth (Cilium: bpf.datapathMode=veth)",
+        ));
+    }
+    findings.push(others(programs));
+    if !programs.displaced.is_empty() {
+        findings.push(Finding::warn(
+            "chain-order",
+            joined(programs.displaced.iter()),
+            "another program runs before the veth hook there, and may decide first",
+            "run the daemon: it goes back to the head within one pass; `isolate_hook_repairs_total` counts it",
+        ));
+    }
+    if !programs.unanswered.is_empty() {
+        findings.push(Finding::warn(
+            "unread-chains",
+            joined(programs.unanswered.iter()),
+            "whose programs are there is not known",
+            "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN on a kernel with tcx",
+        ));
+    }
+    findings
+}
+
+fn others(programs: &Programs) -> Finding {
+    const NAME: &str = "other-programs";
+    if programs.others.is_empty() {
+        return Finding::ok(NAME, "none", "no other program decides on the pods' interfaces");
+    }
+    let value = joined(programs.others.iter().map(|(owner, name)| format!("{name} ({})", owner.name())));
+    if programs.others.iter().map(|(owner, _)| *owner).any(Owner::may_bypass) {
+        return Finding::warn(
+            NAME,
+            value,
+            "the CNI may deliver frames into a pod with bpf_redirect_peer, past the veth hook; the cgroup hook still cuts the pod's sockets",
+            "to close it, use the CNI's host routing (Cilium: bpf.hostLegacyRouting=true)",
+        );
+    }
+    Finding::ok(NAME, value, "the veth hook goes before them and leaves them to decide on pods that are not isolated")
+}
+
+fn joined(texts: impl Iterator<Item = impl AsRef<str>>) -> String {
+    let texts: Vec<String> = texts.map(|text| text.as_ref().to_owned()).collect();
+    texts.join(", ")
+}
