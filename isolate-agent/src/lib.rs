@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod observed;
 pub mod plan;
 pub mod pod;
+pub mod reconcile;
 pub mod settings;
 pub mod status;
 pub mod watch;

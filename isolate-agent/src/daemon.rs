@@ -1,0 +1,131 @@
+//! The daemon: builds the parts, runs them side by side, and ends as soon as one of them does.
+//!
+//! Ending changes nothing for isolated pods: what enforces is pinned.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    control::{Command, Commands, server},
+    metrics::{self, Metrics},
+    reconcile::Engine,
+    settings::Settings,
+    watch::Watch,
+};
+
+/// How often everything is looked at without a reason: the net under the events.
+const FULL_PASS: Duration = Duration::from_secs(10);
+/// Requests that wait for the loop; more make their senders wait.
+const COMMANDS: usize = 64;
+
+/// Runs until SIGTERM or SIGINT, or until a part fails.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let engine = Engine::open(&settings).await?;
+    let listener = server::bind(&settings)?;
+    let scraped = metrics::server::bind(settings.metrics_addr).await?;
+    let metrics = Metrics::new();
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    let (ready_sender, ready) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+
+    let mut parts = JoinSet::new();
+    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender };
+    let watch = engine.watch();
+    parts.spawn(reconcile.run(watch, stopped.clone()));
+    parts.spawn(server::serve(listener, Commands(sender.clone()), stopped.clone()));
+    parts.spawn(metrics::server::serve(scraped, metrics, Commands(sender), ready, stopped));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = parts.join_next() => ended.expect("the parts were started above")?.context("a part of the agent ended"),
+    };
+    tracing::info!("stopping; what is isolated stays isolated");
+    stop.send_replace(true);
+    while parts.join_next().await.is_some() {}
+    ended
+}
+
+struct Loop {
+    engine: Engine,
+    commands: mpsc::Receiver<Command>,
+    metrics: Metrics,
+    ready: watch::Sender<bool>,
+}
+
+impl Loop {
+    async fn run(mut self, mut watch: Watch, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval(FULL_PASS);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped.changed() => return Ok(()),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.carry_out(command).await,
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => self.pass().await,
+                () = watch.changed() => self.pass().await,
+                () = std::future::ready(()), if self.engine.wants_to_arm() => {
+                    self.engine.arm_next();
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    async fn pass(&mut self) {
+        let started = Instant::now();
+        let outcome = self.engine.pass().await;
+        self.metrics.pass_finished(started.elapsed(), &outcome);
+        match outcome {
+            Ok(attached) => {
+                attached.into_iter().for_each(|hook| self.metrics.repaired(hook));
+                if !self.ready.send_replace(true) {
+                    tracing::info!(after = ?started.elapsed(), "every recorded isolation is enforced");
+                    notify_ready();
+                }
+            }
+            Err(error) => tracing::error!(%error, "the pass failed; what is isolated stays isolated"),
+        }
+    }
+
+    async fn carry_out(&mut self, command: Command) {
+        // A requester that has gone away wants no answer.
+        match command {
+            Command::Add { request, by, received, reply } => {
+                let outcomes = self.engine.add(&request, &by, received).await;
+                for outcome in &outcomes.results {
+                    if let Some(micros) = outcome.enforced_after_us {
+                        self.metrics.enforced(Duration::from_micros(micros));
+                    }
+                }
+                drop(reply.send(outcomes));
+            }
+            Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by))),
+            Command::Status { fresh, reply } => {
+                if fresh {
+                    self.engine.look().await;
+                }
+                drop(reply.send(self.engine.status()));
+            }
+        }
+    }
+}
+
+/// Tells the service manager, where there is one, that pods are isolated as recorded.
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
+    }
+}

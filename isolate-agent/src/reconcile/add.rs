@@ -1,0 +1,160 @@
+//! Isolating pods on request: cut first, record second, answer third.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use jiff::Timestamp;
+
+use super::{Engine, no_slot};
+use crate::{
+    control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
+    desired::{Entry, RECORD_VERSION, Record},
+    inventory::Guard,
+    pod::PodUid,
+};
+
+impl Engine {
+    /// Isolates pods. `received` is when the request arrived.
+    pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
+        let unknown = |engine: &Self| request.uids.iter().any(|text| matches!(engine.resolve(text), Err(outcome) if outcome.code == Code::NoSuchPod));
+        if unknown(self) {
+            // A pod that is younger than the last pass.
+            if let Ok(inventory) = self.scanner.scan().await {
+                self.inventory = inventory;
+            }
+        }
+        let resolved: Vec<Result<(String, PodUid), Outcome>> =
+            request.uids.iter().map(|text| self.admit(text, request)).collect();
+        if request.dry_run {
+            let results = resolved.into_iter().map(|one| one.map_or_else(|refused| refused, |(text, uid)| self.foresee(&text, uid)));
+            return Outcomes { results: results.collect() };
+        }
+
+        let uids: BTreeSet<PodUid> = resolved.iter().flatten().map(|(_, uid)| *uid).collect();
+        self.want(&uids, request, by);
+        let (actions, no_slots) = self.view().isolate(&uids);
+        let mut errors = self.apply(&actions);
+        let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
+
+        for uid in &no_slots {
+            self.desired.remove(uid);
+        }
+        let mut unsaved = Vec::new();
+        for uid in uids.iter().filter(|uid| !no_slots.contains(uid)) {
+            if let Err(error) = self.save(uid) {
+                unsaved.push((*uid, error.to_string()));
+            }
+        }
+        errors.extend(self.look_again(&uids).await);
+
+        let mut results = Vec::new();
+        for one in resolved {
+            results.push(match one {
+                Err(refused) => refused,
+                Ok((text, uid)) if no_slots.contains(&uid) => {
+                    Outcome::of(&text, uid, Code::Failed, no_slot(&uid, self.observed.capacity))
+                }
+                Ok((text, uid)) => {
+                    let unsaved = unsaved.iter().find(|(unsaved, _)| *unsaved == uid).map(|(_, error)| error.as_str());
+                    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                    Outcome { enforced_after_us, ..self.report(&text, uid, unsaved, &errors) }
+                }
+            });
+        }
+        for outcome in &results {
+            tracing::info!(uid = outcome.uid, code = ?outcome.code, by, reason = request.reason, "add: {}", outcome.message);
+        }
+        Outcomes { results }
+    }
+
+    /// Resolves one pod and applies the rules that `force` overrides.
+    fn admit(&self, text: &str, request: &AddRequest) -> Result<(String, PodUid), Outcome> {
+        let uid = self.resolve(text)?;
+        let refusal = self.inventory.pods.get(&uid).and_then(|pod| match &pod.guard {
+            Some(Guard::AgentItself) => Some("this agent runs in it, and would cut itself off".to_owned()),
+            Some(Guard::NodeProcess { pid, name }) => {
+                Some(format!("a process of the node itself runs in it ({name}, pid {pid})"))
+            }
+            None if pod.host_network && request.keep_loopback => {
+                Some("it uses the node's network, so its loopback is the node's own: --keep-loopback would leave it every local service".to_owned())
+            }
+            None => None,
+        });
+        match refusal {
+            Some(why) if !request.force => {
+                let message = format!("pod {uid} was not isolated: {why}; --force does it all the same");
+                Err(Outcome::of(text, uid, Code::Refused, message))
+            }
+            _ => Ok((text.to_owned(), uid)),
+        }
+    }
+
+    /// Notes what is asked for; a pod that is isolated already keeps the time since when.
+    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, by: &str) {
+        for uid in uids {
+            let before = self.desired.get(uid).and_then(Entry::record);
+            let since = before.map_or_else(Timestamp::now, |record| record.since);
+            let record = Record {
+                version: RECORD_VERSION,
+                uid: *uid,
+                since,
+                by: by.to_owned(),
+                reason: request.reason.clone(),
+                keep_loopback: request.keep_loopback,
+            };
+            self.desired.insert(*uid, Entry::Unsaved(record));
+        }
+    }
+
+    /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).
+    async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<crate::enforce::EnforceError> {
+        for uid in uids {
+            let Some(known) = self.inventory.pods.get(uid) else { continue };
+            match self.scanner.pod(known).await {
+                Ok(Some(pod)) => {
+                    self.inventory.pods.insert(*uid, pod);
+                }
+                Ok(None) => {
+                    self.inventory.pods.remove(uid);
+                }
+                Err(error) => self.warnings.push(error.to_string()),
+            }
+        }
+        let (actions, _) = self.view().isolate(uids);
+        self.apply(&actions)
+    }
+
+    fn foresee(&self, text: &str, uid: PodUid) -> Outcome {
+        let places: Vec<String> = match self.inventory.pods.get(&uid) {
+            None => vec!["nothing yet: the pod is not on this node now".to_owned()],
+            Some(pod) => {
+                let cgroup = pod.cgroup.iter().map(|cgroup| format!("cgroup {}", cgroup.path.display()));
+                cgroup.chain(pod.host_veths().map(|veth| format!("veth {}", veth.name))).collect()
+            }
+        };
+        let state = if self.desired.contains_key(&uid) { "is isolated, and would be updated" } else { "would be isolated" };
+        Outcome::of(text, uid, Code::Done, format!("pod {uid} {state} at: {}; nothing was changed", places.join(", ")))
+    }
+
+    fn report(&self, text: &str, uid: PodUid, unsaved: Option<&str>, errors: &[String]) -> Outcome {
+        let entry = &self.desired[&uid];
+        let Isolation { coverage, open, .. } = self.isolation(&uid, entry, self.observed.slots().get(&uid).copied());
+        let mut message = match coverage {
+            Coverage::Full => format!("pod {uid} is isolated"),
+            Coverage::Partial => format!("pod {uid} is isolated, but only partly covered: {}", open.join("; ")),
+            Coverage::Absent => format!("pod {uid} is not on this node now; it is isolated as soon as it is"),
+        };
+        let mut code = if coverage == Coverage::Partial { Code::PartlyCovered } else { Code::Done };
+        if coverage == Coverage::Partial && !errors.is_empty() {
+            code = Code::Failed;
+            message = format!("{message}. It is tried again every few seconds; the kernel said: {}", errors.join("; "));
+        }
+        if let Some(error) = unsaved {
+            code = Code::Failed;
+            message = format!(
+                "{message}. But its record could not be written, so it would not survive a reboot: {error}. Mend that \
+                 and add it again; it stays isolated meanwhile"
+            );
+        }
+        Outcome { open, ..Outcome::of(text, uid, code, message) }
+    }
+}

@@ -1,0 +1,241 @@
+//! The engine: observes, plans, has the plan carried out. The only place that sees both what is desired and the kernel.
+//!
+//! The daemon runs it for ever, a command runs it once ([`Direct`]). All of it happens in one task, one thing at a time.
+
+mod add;
+mod direct;
+mod remove;
+mod resolve;
+mod snapshot;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use isolate_common::Hook;
+use jiff::Timestamp;
+use thiserror::Error;
+
+pub use self::direct::Direct;
+use crate::{
+    desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
+    enforce::{EnforceError, Enforcer},
+    inventory::{IfIndex, Inventory, InventoryError, Scanner},
+    lock::{Lock, LockError},
+    observed::Observed,
+    plan::{self, Action, View},
+    pod::PodUid,
+    settings::Settings,
+    watch::Watch,
+};
+
+/// Why the engine cannot start.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process is at work.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The kernel's objects cannot be used.
+    #[error(transparent)]
+    Enforce(#[from] EnforceError),
+    /// The node cannot be looked at.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+}
+
+/// Why a pass did not come to its end.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// The node cannot be looked at: nothing was changed.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// The kernel's objects cannot be read: nothing was changed.
+    #[error(transparent)]
+    Observe(#[from] EnforceError),
+    /// Some changes failed; the next pass tries them again.
+    #[error("{} of the changes failed, first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
+    Apply(Vec<EnforceError>),
+}
+
+/// Everything that one process needs to isolate pods.
+pub struct Engine {
+    settings: Settings,
+    store: Store,
+    enforcer: Enforcer,
+    scanner: Scanner,
+    desired: Desired,
+    inventory: Inventory,
+    observed: Observed,
+    /// Slow changes that are not urgent: between two of them, requests are answered.
+    to_arm: VecDeque<Action>,
+    /// Interfaces that the kernel would not let us attach to, since the last pass.
+    unattachable: BTreeMap<IfIndex, String>,
+    /// What needs a person, since the last pass.
+    warnings: Vec<String>,
+    _lock: Lock,
+}
+
+impl Engine {
+    /// Takes the lock, adopts what is on disk and in the kernel. Releases nothing, attaches nothing.
+    pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        let lock = Lock::take(&settings.lock()).await?;
+        let (store, made) = Store::open(&settings.state_dir);
+        let mut warnings: Vec<String> = made.err().into_iter().map(|error| error.to_string()).collect();
+        let desired = store.load().unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            Desired::new()
+        });
+        let enforcer = Enforcer::open(settings)?;
+        let observed = enforcer.observe()?;
+        let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
+        let inventory = scanner.scan().await?;
+        let mut engine = Self {
+            settings: settings.clone(),
+            store,
+            enforcer,
+            scanner,
+            desired,
+            inventory,
+            observed,
+            to_arm: VecDeque::new(),
+            unattachable: BTreeMap::new(),
+            warnings,
+            _lock: lock,
+        };
+        engine.adopt();
+        Ok(engine)
+    }
+
+    /// Records every isolation that only the kernel knows.
+    fn adopt(&mut self) {
+        for (uid, policy) in plan::recovered(&self.desired, &self.inventory, &self.observed) {
+            tracing::warn!(%uid, "the kernel isolates this pod and no record says so: adopted");
+            let record = Record {
+                version: RECORD_VERSION,
+                uid,
+                since: Timestamp::now(),
+                by: "isolate-agent (recovered)".to_owned(),
+                reason: Some("found isolated in the kernel, without a record, when the agent started".to_owned()),
+                keep_loopback: policy.flags.contains(isolate_common::PolicyFlags::KEEP_LOOPBACK),
+            };
+            self.desired.insert(uid, Entry::Unsaved(record));
+        }
+    }
+
+    /// Makes the kernel agree with what is desired, as far as it is urgent; what is not is left for [`Self::arm_next`].
+    /// Returns the hooks that had to be attached to pods that were isolated before: a new sandbox, or a repair.
+    pub async fn pass(&mut self) -> Result<Vec<Hook>, PassError> {
+        self.warnings.clear();
+        let outcome = self.enforce_all().await;
+        self.save_unsaved();
+        self.describe_records();
+        if let Err(error) = &outcome {
+            self.warnings.push(format!("the last pass failed: {error}"));
+        }
+        outcome
+    }
+
+    async fn enforce_all(&mut self) -> Result<Vec<Hook>, PassError> {
+        self.inventory = self.scanner.scan().await?;
+        self.observed = self.enforcer.observe()?;
+        self.unattachable.clear();
+        let plan = self.view().plan();
+        for uid in &plan.no_slot {
+            self.warnings.push(no_slot(uid, self.observed.capacity));
+        }
+        let errors = self.apply(&plan.enforce);
+        self.to_arm = plan.arm.into();
+        if errors.is_empty() { Ok(plan.enforce.iter().filter_map(attached).collect()) } else { Err(PassError::Apply(errors)) }
+    }
+
+    /// What wakes whoever runs the engine: the same tree and links that it looks at.
+    pub fn watch(&self) -> Watch {
+        Watch::new(&self.scanner)
+    }
+
+    /// Whether [`Self::arm_next`] has something to do.
+    pub fn wants_to_arm(&self) -> bool {
+        !self.to_arm.is_empty()
+    }
+
+    /// Carries out one change that is not urgent. Blocks for up to some 10 ms: a tcx attach waits for RCU.
+    pub fn arm_next(&mut self) {
+        let Some(action) = self.to_arm.pop_front() else { return };
+        let Err(error) = self.enforcer.apply(&action, &mut self.observed) else { return };
+        match &action {
+            Action::AttachVeth(veth, _) => {
+                tracing::debug!(veth = veth.name, %error, "cannot arm");
+                self.unattachable.insert(veth.ifindex, error.to_string());
+            }
+            _ => self.warnings.push(error.to_string()),
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            desired: &self.desired,
+            inventory: &self.inventory,
+            observed: &self.observed,
+            arm: self.settings.arm,
+        }
+    }
+
+    /// Carries out all of them, whatever becomes of each.
+    fn apply(&mut self, actions: &[Action]) -> Vec<EnforceError> {
+        let mut errors = Vec::new();
+        for action in actions {
+            tracing::debug!(?action, "apply");
+            if let Err(error) = self.enforcer.apply(action, &mut self.observed) {
+                tracing::error!(?action, %error, "a change in the kernel failed");
+                if let Action::AttachVeth(veth, _) = action {
+                    self.unattachable.insert(veth.ifindex, error.to_string());
+                }
+                errors.push(error);
+            }
+        }
+        errors
+    }
+
+    fn save_unsaved(&mut self) {
+        let unsaved: Vec<PodUid> = self.desired.keys().copied().collect();
+        for uid in unsaved {
+            if let Err(error) = self.save(&uid) {
+                self.warnings.push(error.to_string());
+            }
+        }
+    }
+
+    /// Writes a record that is not on disk yet.
+    fn save(&mut self, uid: &PodUid) -> Result<(), DesiredError> {
+        let Some(Entry::Unsaved(record)) = self.desired.get(uid) else { return Ok(()) };
+        let record = record.clone();
+        self.store.save(&record)?;
+        self.desired.insert(*uid, Entry::Saved(record));
+        Ok(())
+    }
+
+    fn describe_records(&mut self) {
+        for (uid, entry) in &self.desired {
+            if let Entry::Unreadable { why, .. } = entry {
+                self.warnings.push(format!(
+                    "the record {} cannot be read: {why}. The pod is cut off entirely; add it again to write a new \
+                     record, or remove it",
+                    self.store.path(uid).display()
+                ));
+            }
+        }
+    }
+}
+
+const fn attached(action: &Action) -> Option<Hook> {
+    match action {
+        Action::AttachCgroup(..) => Some(Hook::Cgroup),
+        Action::AttachVeth(..) => Some(Hook::Veth),
+        _ => None,
+    }
+}
+
+fn no_slot(uid: &PodUid, capacity: u32) -> String {
+    format!(
+        "pod {uid} is NOT isolated: {capacity} pods are, and the maps have no room for more. Release one, or, with \
+         nothing isolated, delete the pins and start the agent with a larger --max-isolated"
+    )
+}

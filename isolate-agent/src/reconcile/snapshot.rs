@@ -1,0 +1,68 @@
+//! What the engine shows of itself.
+
+use jiff::Timestamp;
+
+use super::Engine;
+use crate::{
+    control::protocol::{Isolation, KernelErrorCount, Status},
+    desired::Entry,
+    enforce::EnforceError,
+    observed::Observed,
+    pod::PodUid,
+    status,
+};
+
+impl Engine {
+    /// Looks at the kernel and the node again, so that the next [`Self::status`] shows them as they are now.
+    pub async fn look(&mut self) {
+        match self.enforcer.observe() {
+            Ok(observed) => self.observed = observed,
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+        match self.scanner.scan().await {
+            Ok(inventory) => self.inventory = inventory,
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+    }
+
+    /// The node as it was last looked at, with counters read now.
+    pub fn status(&self) -> Status {
+        let mut warnings = self.warnings.clone();
+        let errors = self.enforcer.kernel_errors().unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            Vec::new()
+        });
+        let count = |(error, count): (isolate_common::KernelError, u64)| KernelErrorCount {
+            error: error.name().to_owned(),
+            count,
+        };
+        let (pods_armed, unarmed) =
+            status::arming(&self.inventory, &self.observed, self.settings.arm, &self.unattachable);
+        let slots = self.observed.slots();
+        Status {
+            taken_at: Timestamp::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            isolations: self
+                .desired
+                .iter()
+                .map(|(uid, entry)| self.isolation(uid, entry, slots.get(uid).copied()))
+                .collect(),
+            pods: self.inventory.pods.len(),
+            pods_armed,
+            unarmed,
+            kernel_errors: errors.into_iter().map(count).collect(),
+            warnings,
+        }
+    }
+
+    /// One isolated pod, as [`Self::status`] has it.
+    pub(super) fn isolation(&self, uid: &PodUid, entry: &Entry, slot: Option<crate::observed::Slot>) -> Isolation {
+        let counters = slot.map(|slot| self.enforcer.counters(slot)).transpose();
+        let counters = counters.unwrap_or_else(|error: EnforceError| {
+            tracing::error!(%uid, %error, "its counters cannot be read");
+            None
+        });
+        let observed: &Observed = &self.observed;
+        status::isolation(uid, entry, self.inventory.pods.get(uid), slot, observed, &self.unattachable, counters)
+    }
+}
