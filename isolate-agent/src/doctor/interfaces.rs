@@ -14,7 +14,7 @@ use rtnetlink::{
 use thiserror::Error;
 
 use super::{
-    Finding,
+    Finding, kernel,
     programs::{Owner, Programs},
 };
 
@@ -107,7 +107,11 @@ fn tcx_programs(device: &Device, programs: &mut Programs) {
                     chain.iter().map(|program| String::from_utf8_lossy(program.name()).into_owned()).collect();
                 programs.chain(&device.name, &names);
             }
-            Err(error) => programs.unanswered.push(format!("{}: {error}", device.name)),
+            // No tcx, so no chain: the kernel's own finding tells that.
+            Err(error) if kernel::errno(&error) == Some(libc::EINVAL) => {}
+            Err(error) => {
+                programs.unanswered.insert(kernel::describe(&error));
+            }
         }
     }
 }

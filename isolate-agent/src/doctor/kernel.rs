@@ -128,7 +128,7 @@ fn lsm() -> Finding {
     }
 }
 
-fn errno(error: &ProgramError) -> Option<i32> {
+pub(super) fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
@@ -136,7 +136,7 @@ fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 /// aya's errors name the call and keep the cause apart.
-fn describe(error: &ProgramError) -> String {
+pub(super) fn describe(error: &ProgramError) -> String {
     match errno(error) {
         Some(errno) => io::Error::from_raw_os_error(errno).to_string(),
         None => error.to_string(),

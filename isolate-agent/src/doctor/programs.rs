@@ -49,8 +49,8 @@ pub(super) struct Programs {
     pub(super) others: BTreeSet<(Owner, String)>,
     /// Interfaces on which another program runs before ours.
     pub(super) displaced: BTreeSet<String>,
-    /// Interfaces that could not be asked, and why.
-    pub(super) unanswered: Vec<String>,
+    /// Why interfaces could not be asked: hundreds of them fail for the same reason.
+    pub(super) unanswered: BTreeSet<String>,
 }
 
 impl Programs {

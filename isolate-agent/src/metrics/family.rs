@@ -51,7 +51,7 @@ pub enum Family {
     ReconcileLastPass,
     /// Callers of the control socket that were turned away.
     DeniedPeers,
-    /// What needs a person.
+    /// What needs a person. The last one: [`Family::ALL`] is checked against it.
     Warnings,
 }
 
@@ -233,6 +233,8 @@ impl Family {
         format!("{PREFIX}_{stem}{unit}{suffix}")
     }
 }
+
+const _: () = assert!(Family::ALL.len() == Family::Warnings as usize + 1);
 
 impl Kind {
     /// The name that `OpenMetrics` gives it.

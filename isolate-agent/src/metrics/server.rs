@@ -3,7 +3,7 @@
 //! Every connection has a bound on its time and all together on their number: a slow or hostile caller costs no more
 //! than its place, and never the reconcile loop.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
