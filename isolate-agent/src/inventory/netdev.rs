@@ -1,10 +1,12 @@
 //! Which interfaces lead out of a pod's namespace, and which of the node's links are their other ends.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{HostVeth, IfIndex, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
 
 const VETH: &str = "veth";
+/// Up to so many namespaces, asking for each host end costs less than listing all links of a node with many pods.
+const FEW: usize = 4;
 
 /// Kinds that reach the world only through other links of the namespace in which they, or their lower links, live.
 const STANDING_ON_OTHERS: [&str; 25] = [
@@ -50,18 +52,33 @@ struct Exit {
 }
 
 /// Looks through `namespaces`. They stay open meanwhile, so the ids in the answers mean these namespaces and no
-/// others; the node's own links are listed once for all of them.
+/// others.
 pub(super) fn exits<'a>(
     netlink: &mut Netlink,
     namespaces: impl Iterator<Item = &'a Netns>,
 ) -> Result<Vec<Exits>, InventoryError> {
-    let nsids = namespaces.map(|namespace| netlink.nsid(&namespace.fd)).collect::<Result<Vec<_>, _>>()?;
-    if nsids.is_empty() {
-        return Ok(Vec::new());
+    let mut inside = Vec::new();
+    for namespace in namespaces {
+        let nsid = netlink.nsid(&namespace.fd)?;
+        inside.push((nsid, netlink.links(Some(nsid))?));
     }
-    let node = netlink.links(None)?;
-    let inside = |nsid| Ok(Exits { nsid, found: join(nsid, &netlink.links(Some(nsid))?, &node) });
-    nsids.into_iter().map(inside).collect()
+    let node = match inside.len() {
+        0 => return Ok(Vec::new()),
+        1..=FEW => ends(netlink, inside.iter().flat_map(|(_, links)| links))?,
+        _ => netlink.links(None)?,
+    };
+    Ok(inside.iter().map(|(nsid, links)| Exits { nsid: *nsid, found: join(*nsid, links, &node) }).collect())
+}
+
+/// The node's links at the indices that these veths name as their other ends, whoever's they are.
+fn ends<'a>(netlink: &mut Netlink, inside: impl Iterator<Item = &'a Link>) -> Result<Vec<Link>, InventoryError> {
+    let mut ends = BTreeMap::new();
+    for index in inside.filter(|link| is_veth(link)).filter_map(|link| link.peer) {
+        if let Some(end) = netlink.link(index)? {
+            ends.insert(index, end);
+        }
+    }
+    Ok(ends.into_values().collect())
 }
 
 /// The interfaces of a pod, from all its namespaces: those that lead from one of them to another stay inside it.
@@ -71,10 +88,9 @@ pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
     of.into_iter().flat_map(|exits| exits.found).filter(leads_out).map(|exit| exit.interface).collect()
 }
 
-/// The node's own list says which host veths a namespace has; the pod's, which it may have tampered with, only adds
-/// names and what has no host end.
+/// The node's own links say which host veths a namespace has; the pod's, among which it can put what it likes, only
+/// add names and what has no host end.
 fn join(nsid: i32, inside: &[Link], node: &[Link]) -> Vec<Exit> {
-    let is_veth = |link: &Link| link.kind.as_deref() == Some(VETH);
     let mut ends: Vec<&Link> = node.iter().filter(|link| is_veth(link) && link.peer_nsid == Some(nsid)).collect();
     let mut exits = Vec::new();
     for link in inside.iter().filter(|link| !link.loopback) {
@@ -92,6 +108,10 @@ fn join(nsid: i32, inside: &[Link], node: &[Link]) -> Vec<Exit> {
         to: None,
     }));
     exits
+}
+
+fn is_veth(link: &Link) -> bool {
+    link.kind.as_deref() == Some(VETH)
 }
 
 fn host_veth(link: &Link) -> HostVeth {

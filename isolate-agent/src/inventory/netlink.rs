@@ -25,6 +25,7 @@ use super::{
     link::{self, Link},
 };
 
+const HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 16;
@@ -68,8 +69,7 @@ impl Netlink {
 
     /// The links of the namespace with this id, or of the node's own.
     pub(super) fn links(&mut self, nsid: Option<i32>) -> Result<Vec<Link>, InventoryError> {
-        let mut request = LinkMessage::default();
-        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let mut request = link_message();
         request.attributes.extend(nsid.map(LinkAttribute::IfNetnsId));
         let request = RouteNetlinkMessage::GetLink(request);
         let mut links = Vec::new();
@@ -83,6 +83,19 @@ impl Netlink {
             }
         }
         Ok(links)
+    }
+
+    /// The link of the node with this index, if there is one.
+    pub(super) fn link(&mut self, index: u32) -> Result<Option<Link>, InventoryError> {
+        let mut request = link_message();
+        request.header.index = index;
+        let mut link = None;
+        match self.ask(RouteNetlinkMessage::GetLink(request), 0, |payload| link = link::decode(payload)) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::NODEV) => {
+                Err(InventoryError::Netlink { request: "RTM_GETLINK", source: error })
+            }
+            _ => Ok(link),
+        }
     }
 
     /// The id that the namespace has in the node's, assigned now if it has none.
@@ -125,12 +138,11 @@ impl Netlink {
 
         let mut whole = true;
         loop {
-            self.buffer.clear();
-            self.socket.recv(&mut self.buffer, 0)?;
+            self.receive()?;
             let mut rest = self.buffer.as_slice();
             while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-                let step = usize::try_from(message.length()).unwrap_or(usize::MAX).next_multiple_of(4);
-                rest = rest.get(step..).unwrap_or_default();
+                let length = message.payload().len() + HEADER_BYTES;
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
                 // What is left of a request that was given up on.
                 if message.sequence_number() != self.sequence {
                     continue;
@@ -146,12 +158,30 @@ impl Netlink {
             }
         }
     }
+
+    fn receive(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        loop {
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// Both endings carry an error number, 0 or negative.
 fn status(payload: &[u8]) -> io::Result<()> {
     let code = payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.wrapping_neg())) }
+}
+
+fn link_message() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
 }
 
 fn nsid_message(namespace: &impl AsFd, nsid: Option<i32>) -> NsidMessage {

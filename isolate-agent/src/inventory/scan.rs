@@ -1,7 +1,7 @@
 //! The scanner: walks the cgroup tree, looks at the processes, asks for the interfaces.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -128,7 +128,6 @@ impl Inner {
     }
 
     fn read(&self, directories: &BTreeMap<PodUid, Directories>) -> Result<Inventory, InventoryError> {
-        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pods = BTreeMap::new();
         let mut exits = BTreeMap::<PodUid, Vec<Exits>>::new();
         let mut batch: Vec<(PodUid, Netns)> = Vec::new();
@@ -142,7 +141,7 @@ impl Inner {
             }
             let census = process::census(uid, &directories.pids(), &self.node, |netns| {
                 batch.push((uid, netns));
-                if batch.len() < BATCH { Ok(()) } else { flush(&mut netlink, &mut batch, &mut exits) }
+                if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
             let pod = Pod {
                 uid,
@@ -155,13 +154,29 @@ impl Inner {
             };
             pods.insert(uid, pod);
         }
-        flush(&mut netlink, &mut batch, &mut exits)?;
+        self.flush(&mut batch, &mut exits)?;
         for (uid, exits) in exits {
             if let Some(pod) = pods.get_mut(&uid) {
                 pod.interfaces = netdev::interfaces(exits);
             }
         }
         Ok(Inventory { pods })
+    }
+
+    /// Asks for the interfaces of the namespaces in `batch`, and closes these. Not held longer than that: a look at
+    /// one pod does not wait for a scan of all to end.
+    fn flush(
+        &self,
+        batch: &mut Vec<(PodUid, Netns)>,
+        exits: &mut BTreeMap<PodUid, Vec<Exits>>,
+    ) -> Result<(), InventoryError> {
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = netdev::exits(&mut netlink, batch.iter().map(|(_, netns)| netns))?;
+        drop(netlink);
+        for ((uid, _), found) in batch.drain(..).zip(found) {
+            exits.entry(uid).or_default().push(found);
+        }
+        Ok(())
     }
 }
 
@@ -175,21 +190,9 @@ impl Directories {
     }
 
     /// The processes in the first hierarchy that has any: the runtime puts each into all of them.
-    fn pids(&self) -> std::collections::BTreeSet<i32> {
+    fn pids(&self) -> BTreeSet<i32> {
         self.all().map(|path| process::pids(path)).find(|pids| !pids.is_empty()).unwrap_or_default()
     }
-}
-
-fn flush(
-    netlink: &mut Netlink,
-    batch: &mut Vec<(PodUid, Netns)>,
-    exits: &mut BTreeMap<PodUid, Vec<Exits>>,
-) -> Result<(), InventoryError> {
-    let found = netdev::exits(netlink, batch.iter().map(|(_, netns)| netns))?;
-    for ((uid, _), found) in batch.drain(..).zip(found) {
-        exits.entry(uid).or_default().push(found);
-    }
-    Ok(())
 }
 
 /// `None` if the directory is gone.
