@@ -8,8 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isolate_agent::{inventory::Guard, watch::Watch};
-use node::{In, ifindex, ip, ip_in, on_a_node, pod, rows, uid};
+use isolate_agent::{
+    inventory::{Guard, Scanner},
+    watch::Watch,
+};
+use node::{In, Node, ifindex, ip, ip_in, mount_of, on_a_node, on_a_v1_node, pod, rows, uid};
 use tokio::time::timeout;
 
 #[test]
@@ -145,6 +148,41 @@ fn one_pod_again_as_it_starts_changes_and_goes() {
         node.stop(pid);
         fs::remove_dir(&directory).expect("it is empty");
         assert_eq!(scanner.pod(&again).await.expect("a look"), None);
+    });
+}
+
+#[test]
+fn a_pod_of_a_v1_hierarchy_has_processes_and_veths_but_no_cgroup() {
+    on_a_v1_node(|mut node| async move {
+        node.veth_pod(&uid(1), "veth-a");
+        let scanner = node.scanner();
+        assert!(!scanner.has_cgroup2());
+        let inventory = scanner.scan().await.expect("a scan");
+        let found = pod(&inventory, 1);
+        assert_eq!((found.cgroup.as_ref(), found.processes, found.namespaces), (None, 1, 1));
+        assert_eq!(rows(&found.interfaces), [format!("eth0 veth {} veth-a", ifindex("veth-a"))]);
+        assert_eq!(scanner.pod(found).await.expect("a look").as_ref(), Some(found));
+    });
+}
+
+#[test]
+fn a_pod_of_a_hybrid_node_is_one_pod() {
+    on_a_v1_node(|mut node| async move {
+        let (Some(unified), Some(v1)) = (mount_of("cgroup2", ""), mount_of("cgroup", "pids")) else {
+            eprintln!("skipped: no hybrid layout");
+            return;
+        };
+        // The whole machine is read, where other tests have pods as well.
+        let number = std::process::id() | 1 << 31;
+        let beside = Node::new(&unified);
+        let directory = beside.cgroup(&format!("pod{}", uid(number)));
+        // The processes are in the v1 hierarchy only.
+        node.veth_pod(&uid(number), "veth-a");
+        let root = v1.ancestors().find(|path| unified.starts_with(path)).expect("a folder above both");
+        let inventory = Scanner::new(Some(root)).expect("a scanner").scan().await.expect("a scan");
+        let found = pod(&inventory, number);
+        assert_eq!(found.cgroup.as_ref().map(|cgroup| (&cgroup.path, cgroup.level)), Some((&directory, Some(2))));
+        assert_eq!((found.processes, found.interfaces.len()), (1, 1));
     });
 }
 

@@ -37,14 +37,24 @@ pub(crate) enum In {
     Node,
 }
 
-/// Runs `test` on a node of its own. Returns without it, saying so, where the machine does not allow that.
+/// Runs `test` on a node of its own, whose cgroups are in the unified hierarchy. Returns without it, saying so, where
+/// the machine does not allow that.
 pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F + Send + 'static) {
+    on_a_node_with(mount_of("cgroup2", ""), test);
+}
+
+/// The same with its cgroups in a v1 hierarchy.
+pub(crate) fn on_a_v1_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F + Send + 'static) {
+    on_a_node_with(mount_of("cgroup", "pids"), test);
+}
+
+fn on_a_node_with<F: Future<Output = ()>>(mount: Option<PathBuf>, test: impl FnOnce(Node) -> F + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root for network namespaces and cgroups");
         return;
     }
-    let Some(mount) = cgroup2() else {
-        eprintln!("skipped: no cgroup2 hierarchy is mounted (in the kernel since Linux 4.5)");
+    let Some(mount) = mount else {
+        eprintln!("skipped: no cgroup hierarchy of this version is mounted (v2 is in the kernel since Linux 4.5)");
         return;
     };
     let thread = thread::spawn(move || {
@@ -58,17 +68,20 @@ pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F + S
     }
 }
 
-fn cgroup2() -> Option<PathBuf> {
+/// The first mount of a file system type that has this option.
+pub(crate) fn mount_of(kind: &str, option: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("procfs");
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let path = fields.next()?;
-        (fields.next()? == "cgroup2").then(|| path.into())
+        let fits = fields.next()? == kind && fields.next()?.contains(option);
+        fits.then(|| path.into())
     })
 }
 
 impl Node {
-    fn new(mount: &Path) -> Self {
+    /// The part of a node in the hierarchy mounted here.
+    pub(crate) fn new(mount: &Path) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = mount.join(format!("isolate-inventory-{}-{number}", std::process::id()));
