@@ -1,9 +1,65 @@
-//! Where the agent works and how: the merged result of flags, environment and configuration file.
+//! Where the agent works and how: flags and environment, then the configuration file, then the defaults.
+//!
+//! Reads one file, at the caller's request; knows nothing of how flags are spelled on a command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use thiserror::Error;
 
 /// Pods that can be isolated at once, unless set otherwise.
 pub const DEFAULT_MAX_ISOLATED: u32 = 4096;
+/// What that number may be set to.
+pub const MAX_ISOLATED_RANGE: RangeInclusive<u32> = 1..=65_536;
+const DEFAULT_RUN_DIR: &str = "/run/isolate-agent";
+const DEFAULT_STATE_DIR: &str = "/var/lib/isolate-agent";
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/isolate-agent";
+const DEFAULT_METRICS_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
+
+/// Why the settings cannot be used.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no TOML, or holds a key or a value that is not known.
+    #[error("the configuration file {} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A path would depend on where the agent was started.
+    #[error("{key} must be an absolute path, not {:?}", path.display())]
+    Relative {
+        /// The setting, as the configuration file spells it.
+        key: &'static str,
+        /// What was given.
+        path: PathBuf,
+    },
+    /// More pods than the maps are made for, or none.
+    #[error(
+        "max_isolated must be between {} and {}, not {given}",
+        MAX_ISOLATED_RANGE.start(),
+        MAX_ISOLATED_RANGE.end()
+    )]
+    MaxIsolated {
+        /// What was given.
+        given: u32,
+    },
+}
 
 /// Where the agent works and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +82,31 @@ pub struct Settings {
     pub log_format: LogFormat,
 }
 
+/// Settings from one source; what it leaves out comes from the next. The keys of the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// See [`Settings::run_dir`].
+    pub run_dir: Option<PathBuf>,
+    /// See [`Settings::state_dir`].
+    pub state_dir: Option<PathBuf>,
+    /// See [`Settings::bpffs`].
+    pub bpffs: Option<PathBuf>,
+    /// See [`Settings::cgroup_root`].
+    pub cgroup_root: Option<PathBuf>,
+    /// See [`Settings::max_isolated`].
+    pub max_isolated: Option<u32>,
+    /// See [`Settings::metrics_addr`].
+    pub metrics_addr: Option<SocketAddr>,
+    /// See [`Settings::arm`].
+    pub arm: Option<Arm>,
+    /// See [`Settings::log_format`].
+    pub log_format: Option<LogFormat>,
+}
+
 /// Which pods carry the programs before they are isolated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Arm {
     /// All: isolating one is a map write.
     All,
@@ -36,12 +115,58 @@ pub enum Arm {
 }
 
 /// Form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// For a person.
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Layer {
+    /// The layer that a configuration file holds.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| SettingsError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// This layer, completed from a weaker one.
+    #[must_use]
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            run_dir: self.run_dir.or(weaker.run_dir),
+            state_dir: self.state_dir.or(weaker.state_dir),
+            bpffs: self.bpffs.or(weaker.bpffs),
+            cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
+            max_isolated: self.max_isolated.or(weaker.max_isolated),
+            metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
+            arm: self.arm.or(weaker.arm),
+            log_format: self.log_format.or(weaker.log_format),
+        }
+    }
+}
+
+impl TryFrom<Layer> for Settings {
+    type Error = SettingsError;
+
+    /// Completes a layer with the defaults and checks the whole.
+    fn try_from(layer: Layer) -> Result<Self, SettingsError> {
+        let max_isolated = layer.max_isolated.unwrap_or(DEFAULT_MAX_ISOLATED);
+        if !MAX_ISOLATED_RANGE.contains(&max_isolated) {
+            return Err(SettingsError::MaxIsolated { given: max_isolated });
+        }
+        Ok(Self {
+            run_dir: absolute("run_dir", layer.run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))?,
+            state_dir: absolute("state_dir", layer.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?,
+            bpffs: absolute("bpffs", layer.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
+            cgroup_root: layer.cgroup_root.map(|path| absolute("cgroup_root", path)).transpose()?,
+            max_isolated,
+            metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
+            arm: layer.arm.unwrap_or(Arm::All),
+            log_format: layer.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
 }
 
 impl Settings {
@@ -53,5 +178,85 @@ impl Settings {
     /// The lock that whoever changes anything holds.
     pub fn lock(&self) -> PathBuf {
         self.run_dir.join("lock")
+    }
+}
+
+fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, SettingsError> {
+    if path.is_absolute() { Ok(path) } else { Err(SettingsError::Relative { key, path }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn file(text: &str) -> Result<Layer, SettingsError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("agent.toml");
+        fs::write(&path, text).expect("a file");
+        Layer::read(&path)
+    }
+
+    #[test]
+    fn the_stronger_layer_wins_key_by_key() {
+        let flags = Layer { run_dir: Some("/flag".into()), arm: Some(Arm::All), ..Layer::default() };
+        let below = file("run_dir = '/file'\nstate_dir = '/file-state'\narm = 'on-demand'\nlog_format = 'json'")
+            .expect("a valid file");
+        let settings = Settings::try_from(flags.or(below)).expect("valid settings");
+        assert_eq!(settings.run_dir, Path::new("/flag"), "flag over file");
+        assert_eq!(settings.arm, Arm::All, "flag over file");
+        assert_eq!(settings.state_dir, Path::new("/file-state"), "file over default");
+        assert_eq!(settings.log_format, LogFormat::Json, "file over default");
+        assert_eq!(settings.bpffs, Path::new(DEFAULT_BPFFS), "default");
+        assert_eq!(settings.cgroup_root, None);
+    }
+
+    #[test]
+    fn every_key_of_the_file_arrives() {
+        let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
+                    metrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n";
+        let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
+        let expected = Settings {
+            run_dir: "/r".into(),
+            state_dir: "/s".into(),
+            bpffs: "/b".into(),
+            cgroup_root: Some("/c".into()),
+            max_isolated: 7,
+            metrics_addr: "[::1]:80".parse().expect("an address"),
+            arm: Arm::OnDemand,
+            log_format: LogFormat::Json,
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_and_the_key_named() {
+        for (text, named) in [
+            ("runn_dir = '/r'", "runn_dir"),
+            ("[daemon]\narm = 'all'", "daemon"),
+            ("arm = 'some'", "some"),
+            ("max_isolated = -1", "max_isolated"),
+            ("metrics_addr = 'localhost'", "metrics_addr"),
+            ("run_dir = ", "run_dir"),
+        ] {
+            let error = file(text).expect_err(text);
+            let cause = error.source().map(ToString::to_string).expect("a cause");
+            assert!(cause.contains(named), "{text}: {cause}");
+        }
+        assert!(matches!(Layer::read(Path::new("/nonexistent/agent.toml")), Err(SettingsError::Read { .. })));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for key in ["run_dir", "state_dir", "bpffs", "cgroup_root"] {
+            let layer = file(&format!("{key} = 'relative/path'")).expect("a valid file");
+            let error = Settings::try_from(layer).expect_err(key);
+            assert!(error.to_string().contains(key), "{error}");
+        }
+        for (given, valid) in [(0, false), (1, true), (65_536, true), (65_537, false)] {
+            let layer = Layer { max_isolated: Some(given), ..Layer::default() };
+            assert_eq!(Settings::try_from(layer).is_ok(), valid, "{given}");
+        }
     }
 }
