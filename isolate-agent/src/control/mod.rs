@@ -1,6 +1,13 @@
 //! The control socket: HTTP/JSON for root on this node, and the commands that it hands to the one loop.
 
+pub mod client;
+mod limits;
+mod listener;
+pub mod openapi;
 pub mod protocol;
+pub mod requester;
+mod routes;
+mod server;
 
 use std::time::Instant;
 
@@ -8,6 +15,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use self::protocol::{AddRequest, Outcomes, RemoveRequest, Status};
+pub use self::{
+    limits::{MAX_REASON_BYTES, MAX_UIDS, RequestError},
+    listener::{ControlError, Listener, bind},
+    server::{SocketCounters, serve},
+};
 
 /// What the reconcile loop is asked, and where it answers.
 #[derive(Debug)]

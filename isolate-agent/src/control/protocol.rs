@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use utoipa::ToSchema;
+
+use crate::pod::{PodUid, UidQuery};
 
 /// Asks for pods to be isolated.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -64,7 +67,7 @@ pub struct Outcome {
 }
 
 /// How a request for one pod ended; each has its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// Done. Exit code 0.
@@ -92,6 +95,25 @@ impl Code {
             Self::Refused => 4,
             Self::PartlyCovered => 5,
         }
+    }
+
+    /// How much it needs a person: of several outcomes the gravest decides on the exit code and the HTTP status.
+    const fn gravity(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::PartlyCovered => 1,
+            Self::Refused => 2,
+            Self::NoSuchPod => 3,
+            Self::Usage => 4,
+            Self::Failed => 5,
+        }
+    }
+}
+
+impl Outcomes {
+    /// The gravest outcome: failed, usage, no such pod, refused, partly covered, done. Nothing asked is done.
+    pub fn worst(&self) -> Code {
+        self.results.iter().map(|outcome| outcome.code).max_by_key(|code| code.gravity()).unwrap_or(Code::Done)
     }
 }
 
@@ -124,6 +146,52 @@ pub struct Status {
     pub kernel_errors: Vec<KernelErrorCount>,
     /// What needs a person: records that cannot be read, a limit that is near, a pass that failed.
     pub warnings: Vec<String>,
+}
+
+/// Why no one isolated pod is meant.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FindError {
+    /// None fits.
+    #[error("no isolated pod has the UID {query}: whatever runs under it has its network")]
+    NotIsolated {
+        /// What was asked for.
+        query: String,
+    },
+    /// Several fit.
+    #[error("{query} means several isolated pods, give more of the UID: {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        query: String,
+        /// What it may mean.
+        candidates: Vec<String>,
+    },
+}
+
+impl FindError {
+    /// The code that says the same.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NotIsolated { .. } => Code::NoSuchPod,
+            Self::Ambiguous { .. } => Code::Usage,
+        }
+    }
+}
+
+impl Status {
+    /// Where the one isolated pod stands that `query` means, which was spelled `text`.
+    pub fn find(&self, text: &str, query: &UidQuery) -> Result<usize, FindError> {
+        let is_meant = |isolation: &Isolation| isolation.uid.parse::<PodUid>().is_ok_and(|uid| query.matches(&uid));
+        let found: Vec<usize> =
+            self.isolations.iter().enumerate().filter(|(_, i)| is_meant(i)).map(|(index, _)| index).collect();
+        match found[..] {
+            [] => Err(FindError::NotIsolated { query: text.to_owned() }),
+            [index] => Ok(index),
+            _ => Err(FindError::Ambiguous {
+                query: text.to_owned(),
+                candidates: found.into_iter().map(|index| self.isolations[index].uid.clone()).collect(),
+            }),
+        }
+    }
 }
 
 /// One isolated pod.
@@ -259,4 +327,39 @@ pub struct KernelErrorCount {
     pub error: String,
     /// How often.
     pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcomes(codes: &[Code]) -> Outcomes {
+        let outcome = |&code| Outcome {
+            query: String::new(),
+            uid: None,
+            code,
+            message: String::new(),
+            open: Vec::new(),
+            enforced_after_us: None,
+        };
+        Outcomes { results: codes.iter().map(outcome).collect() }
+    }
+
+    #[test]
+    fn the_gravest_outcome_decides() {
+        use Code::{Done, Failed, NoSuchPod, PartlyCovered, Refused, Usage};
+        let ascending = [Done, PartlyCovered, Refused, NoSuchPod, Usage, Failed];
+        for end in 1..=ascending.len() {
+            assert_eq!(outcomes(&ascending[..end]).worst(), ascending[end - 1]);
+        }
+        assert_eq!(outcomes(&[Failed, Done, Usage]).worst(), Failed, "in any order");
+        assert_eq!(outcomes(&[]).worst(), Done);
+    }
+
+    #[test]
+    fn exit_codes_are_the_contract() {
+        use Code::{Done, Failed, NoSuchPod, PartlyCovered, Refused, Usage};
+        let codes = [Done, Failed, Usage, NoSuchPod, Refused, PartlyCovered].map(Code::exit_code);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5]);
+    }
 }

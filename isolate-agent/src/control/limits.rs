@@ -1,0 +1,113 @@
+//! What a request may hold: checked where it enters, by the socket and by the commands alike.
+
+use thiserror::Error;
+
+use super::protocol::{AddRequest, RemoveRequest};
+use crate::pod::{UidError, UidQuery};
+
+/// Most UIDs in one request.
+pub const MAX_UIDS: usize = 4096;
+/// Longest reason.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+/// Why a request makes no sense as it is.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// No pod is named.
+    #[error("no pod is named: give at least one pod UID")]
+    NoUids,
+    /// Neither pods nor all of them.
+    #[error("nothing to release: give pod UIDs, or ask for all")]
+    NothingToRemove,
+    /// Pods and all of them.
+    #[error("give either pod UIDs or all, not both: nothing was released")]
+    UidsAndAll,
+    /// Too many.
+    #[error("{given} pod UIDs in one request, at most {MAX_UIDS} are taken: nothing was changed, split it up")]
+    TooMany {
+        /// How many.
+        given: usize,
+    },
+    /// Not the UID of a pod.
+    #[error("{0}; nothing was changed")]
+    Uid(#[from] UidError),
+    /// Too long.
+    #[error("the reason has {given} bytes, at most {MAX_REASON_BYTES} are kept: nothing was changed, shorten it")]
+    ReasonTooLong {
+        /// How many.
+        given: usize,
+    },
+    /// Would garble the terminals and logs that show it.
+    #[error("the reason holds a control character ({0:?}): nothing was changed, give it as one line of text")]
+    ReasonNotText(char),
+}
+
+impl AddRequest {
+    /// Whether it can be looked at.
+    pub fn check(&self) -> Result<(), RequestError> {
+        if self.uids.is_empty() {
+            return Err(RequestError::NoUids);
+        }
+        check_uids(&self.uids)?;
+        let reason = self.reason.as_deref().unwrap_or_default();
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(RequestError::ReasonTooLong { given: reason.len() });
+        }
+        reason.chars().find(|c| c.is_control()).map_or(Ok(()), |c| Err(RequestError::ReasonNotText(c)))
+    }
+}
+
+impl RemoveRequest {
+    /// Whether it can be looked at.
+    pub fn check(&self) -> Result<(), RequestError> {
+        match (self.uids.is_empty(), self.all) {
+            (true, false) => Err(RequestError::NothingToRemove),
+            (false, true) => Err(RequestError::UidsAndAll),
+            _ => check_uids(&self.uids),
+        }
+    }
+}
+
+fn check_uids(uids: &[String]) -> Result<(), RequestError> {
+    if uids.len() > MAX_UIDS {
+        return Err(RequestError::TooMany { given: uids.len() });
+    }
+    for uid in uids {
+        uid.parse::<UidQuery>()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(uids: usize, reason: &str) -> AddRequest {
+        AddRequest { uids: vec!["0f0e0d0c".to_owned(); uids], reason: Some(reason.to_owned()), ..AddRequest::default() }
+    }
+
+    #[test]
+    fn limits_are_where_they_are_said_to_be() {
+        assert_eq!(add(1, "").check(), Ok(()));
+        assert_eq!(add(MAX_UIDS, &"x".repeat(MAX_REASON_BYTES)).check(), Ok(()));
+        assert_eq!(add(0, "").check(), Err(RequestError::NoUids));
+        assert_eq!(add(MAX_UIDS + 1, "").check(), Err(RequestError::TooMany { given: MAX_UIDS + 1 }));
+        let long = "ä".repeat(MAX_REASON_BYTES / 2) + "x";
+        assert_eq!(add(1, &long).check(), Err(RequestError::ReasonTooLong { given: MAX_REASON_BYTES + 1 }));
+        for c in ['\n', '\t', '\0', '\x1b', '\x7f', '\u{9b}'] {
+            assert_eq!(add(1, &format!("a{c}b")).check(), Err(RequestError::ReasonNotText(c)));
+        }
+        let malformed = AddRequest { uids: vec!["../etc".to_owned()], ..AddRequest::default() };
+        assert!(matches!(malformed.check(), Err(RequestError::Uid(_))));
+    }
+
+    #[test]
+    fn remove_takes_pods_or_all() {
+        let remove = |uids: &[&str], all| RemoveRequest { uids: uids.iter().map(ToString::to_string).collect(), all };
+        assert_eq!(remove(&["0f0e0d0c"], false).check(), Ok(()));
+        assert_eq!(remove(&[], true).check(), Ok(()));
+        assert_eq!(remove(&[], false).check(), Err(RequestError::NothingToRemove));
+        assert_eq!(remove(&["0f0e0d0c"], true).check(), Err(RequestError::UidsAndAll));
+        assert!(matches!(remove(&["web-0"], false).check(), Err(RequestError::Uid(_))));
+    }
+}
