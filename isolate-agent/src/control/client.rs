@@ -69,6 +69,12 @@ pub enum ClientError {
         /// Why.
         source: hyper::Error,
     },
+    /// It ends, and takes no more work.
+    #[error("the daemon on {} is shutting down", path.display())]
+    Leaving {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It would not do it.
     #[error("{message}")]
     Refused {
@@ -144,6 +150,9 @@ impl Client {
             self.hello().await?;
             (self.on_wait)(started.elapsed());
         };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(ClientError::Leaving { path: self.path.clone() });
+        }
         // A request that was carried out has its type of answer whatever the status says.
         serde_json::from_slice(&bytes).map_err(|source| match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(refusal) => ClientError::Refused { code: refusal.code, message: refusal.message },
