@@ -4,7 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -13,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    control::{Command, Commands, server},
+    control::{self, Command, Commands, SocketCounters},
     metrics::{self, Metrics},
     reconcile::Engine,
     settings::Settings,
@@ -25,29 +24,46 @@ const FULL_PASS: Duration = Duration::from_secs(10);
 /// Requests that wait for the loop; more make their senders wait.
 const COMMANDS: usize = 64;
 
+/// Threads of the runtime: one for the loop, which blocks for milliseconds while it attaches, one for who asks.
+const THREADS: usize = 2;
+
 /// Runs until SIGTERM or SIGINT, or until a part fails.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let engine = Engine::open(&settings).await?;
-    let listener = server::bind(&settings)?;
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let engine = Engine::open(settings).await?;
+    let socket = control::bind(settings)?;
     let scraped = metrics::server::bind(settings.metrics_addr).await?;
-    let metrics = Metrics::new();
+    let counters = SocketCounters::default();
+    let metrics = Metrics::new(counters.clone());
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
+    let told_to_stop = || {
+        let mut stopped = stopped.clone();
+        // The sender lives in this function, which outlasts all parts.
+        async move { drop(stopped.wait_for(|stop| *stop).await) }
+    };
 
-    let mut parts = JoinSet::new();
-    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender };
     let watch = engine.watch();
-    parts.spawn(reconcile.run(watch, stopped.clone()));
-    parts.spawn(server::serve(listener, Commands(sender.clone()), stopped.clone()));
-    parts.spawn(metrics::server::serve(scraped, metrics, Commands(sender), ready, stopped));
+    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender };
+    let mut parts = JoinSet::new();
+    parts.spawn(reconcile.run(watch, told_to_stop()));
+    parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
+    parts.spawn(metrics::server::serve(scraped, metrics, Commands(sender), ready, told_to_stop()));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        ended = parts.join_next() => ended.expect("the parts were started above")?.context("a part of the agent ended"),
+        ended = parts.join_next() => Err(match ended.and_then(Result::err) {
+            Some(failed) => anyhow::Error::from(failed).context("a part of the agent failed"),
+            None => anyhow::anyhow!("a part of the agent ended by itself"),
+        }),
     };
     tracing::info!("stopping; what is isolated stays isolated");
     stop.send_replace(true);
@@ -63,16 +79,17 @@ struct Loop {
 }
 
 impl Loop {
-    async fn run(mut self, mut watch: Watch, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    async fn run(mut self, mut watch: Watch, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
         let mut tick = tokio::time::interval(FULL_PASS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = stopped.changed() => return Ok(()),
+                () = &mut stop => return,
                 command = self.commands.recv() => match command {
                     Some(command) => self.carry_out(command).await,
-                    None => return Ok(()),
+                    None => return,
                 },
                 _ = tick.tick() => self.pass().await,
                 () = watch.changed() => self.pass().await,
@@ -90,7 +107,9 @@ impl Loop {
         self.metrics.pass_finished(started.elapsed(), &outcome);
         match outcome {
             Ok(attached) => {
-                attached.into_iter().for_each(|hook| self.metrics.repaired(hook));
+                for hook in attached {
+                    self.metrics.repaired(hook);
+                }
                 if !self.ready.send_replace(true) {
                     tracing::info!(after = ?started.elapsed(), "every recorded isolation is enforced");
                     notify_ready();

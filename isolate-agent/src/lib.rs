@@ -1,7 +1,7 @@
 //! The engine of isolate-agent: the daemon runs it for ever, a command runs it once when no daemon answers.
 
-pub mod cli;
 pub mod control;
+pub mod daemon;
 pub mod desired;
 pub mod doctor;
 pub mod enforce;

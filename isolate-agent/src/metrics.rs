@@ -23,7 +23,7 @@ use prometheus_client::{
 
 pub use self::family::{Descriptor, Family, Kind, PREFIX};
 use self::scrape::Scrape;
-use crate::control::protocol::Status;
+use crate::control::{SocketCounters, protocol::Status};
 
 /// Upper bounds in seconds, from 50 µs (twice a map write) to 1 s.
 const ENFORCEMENT_BUCKETS: [f64; 14] =
@@ -45,12 +45,12 @@ struct Inner {
     pass_duration: Histogram,
     /// Zero before the first pass.
     last_pass_secs: Gauge<f64, AtomicU64>,
-    denied_peers: Counter,
+    socket: SocketCounters,
 }
 
 impl Metrics {
-    /// Nothing counted; the agent counts as started now.
-    pub fn new() -> Self {
+    /// Nothing counted but what the control socket counts by itself; the agent counts as started now.
+    pub fn new(socket: SocketCounters) -> Self {
         Self(Arc::new(Inner {
             started_secs: unix_now_secs(),
             enforcement: Histogram::new(ENFORCEMENT_BUCKETS),
@@ -59,7 +59,7 @@ impl Metrics {
             failures: Counter::default(),
             pass_duration: Histogram::new(PASS_BUCKETS),
             last_pass_secs: Gauge::default(),
-            denied_peers: Counter::default(),
+            socket,
         }))
     }
 
@@ -83,11 +83,6 @@ impl Metrics {
         self.0.repairs[hook as usize].inc();
     }
 
-    /// A caller of the control socket was turned away.
-    pub fn denied_peer(&self) {
-        self.0.denied_peers.inc();
-    }
-
     /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.
     pub fn encode(&self, status: Status) -> String {
         // A registry per scrape: a collector must own what it encodes.
@@ -98,12 +93,6 @@ impl Metrics {
             Ok(()) => text,
             Err(fmt::Error) => unreachable!("a String takes every write"),
         }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -1,47 +1,32 @@
-//! `isolate-agent doctor`: prints what this node offers, what that means and what to fix.
+//! `doctor`: what this node offers, what that means and what to fix.
 
-use std::{
-    env,
-    io::{self, IsTerminal as _, Write},
-};
+use std::io::{self, Write};
 
-use clap::ValueEnum;
-
-use crate::{
+use isolate_agent::{
+    control::protocol::Code,
     doctor::{self, Finding, Report, State},
     settings::Settings,
 };
 
-/// Form of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For a person.
-    Text,
-    /// The report of `doctor::examine`, stable and documented.
-    Json,
-}
+use super::{
+    CliError,
+    output::{self, Style},
+};
+use crate::args::{Doctor, Form};
 
-/// Examines the node and prints the report. Returns the exit code: 1 when something keeps pods from being isolated.
-pub async fn run(settings: &Settings, output: Output) -> anyhow::Result<u8> {
+/// Fails when something keeps pods from being isolated.
+pub(crate) async fn run(args: &Doctor, settings: &Settings) -> Result<Code, CliError> {
     let report = doctor::examine(settings).await;
-    let stdout = io::stdout();
-    let mut text = Vec::new();
-    match output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut text, &report)?;
-            text.push(b'\n');
+    let text = match args.output {
+        Form::Text => {
+            let mut text = Vec::new();
+            write_text(&mut text, &report, Style::of_stdout().colour)?;
+            String::from_utf8_lossy(&text).into_owned()
         }
-        Output::Text => {
-            let colour = stdout.is_terminal() && env::var_os("NO_COLOR").is_none();
-            write_text(&mut text, &report, colour)?;
-        }
-    }
-    match stdout.lock().write_all(&text) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
-    Ok(u8::from(report.state == State::Fail))
+        form => output::document(&report, form)?,
+    };
+    output::print(&text)?;
+    Ok(if report.state == State::Fail { Code::Failed } else { Code::Done })
 }
 
 fn write_text(out: &mut impl Write, report: &Report, colour: bool) -> io::Result<()> {

@@ -1,3 +1,137 @@
-//! The verbs. The only place that prints.
+//! The commands, one file a verb. The only place that prints: results to standard output, the rest to standard error.
 
-pub mod doctor;
+mod add;
+mod backend;
+mod completions;
+mod doctor;
+#[cfg(test)]
+mod documented;
+mod list;
+mod logging;
+mod output;
+mod remove;
+#[cfg(test)]
+mod sample;
+mod status;
+
+use std::{error::Error as _, io, process::ExitCode};
+
+use isolate_agent::{
+    control::{
+        RequestError,
+        client::ClientError,
+        protocol::{Code, FindError},
+    },
+    daemon,
+    pod::UidError,
+    reconcile::OpenError,
+    settings::{Layer, Settings, SettingsError},
+};
+use thiserror::Error;
+
+use crate::args::{Cli, Verb};
+
+/// Why a command did not come to an outcome.
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    #[error("isolate-agent needs root (it works on BPF programs, cgroups and root's control socket); run it with sudo")]
+    NotRoot,
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Uid(#[from] UidError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("no daemon answers, and the work cannot be done directly: what is isolated stays isolated")]
+    Direct(#[from] OpenError),
+    #[error("cannot start")]
+    Runtime(#[source] io::Error),
+    #[error("cannot write the result, but what it reports has happened")]
+    Output(#[from] io::Error),
+    #[error("cannot write the result as JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("cannot write the result as YAML")]
+    Yaml(#[from] serde_yaml_ng::Error),
+}
+
+impl CliError {
+    /// How the command ends.
+    const fn code(&self) -> Code {
+        match self {
+            Self::Settings(_) | Self::Request(_) | Self::Uid(_) => Code::Usage,
+            Self::Find(error) => error.code(),
+            Self::Client(ClientError::Refused { code, .. }) => *code,
+            Self::NotRoot
+            | Self::Client(_)
+            | Self::Direct(_)
+            | Self::Runtime(_)
+            | Self::Output(_)
+            | Self::Json(_)
+            | Self::Yaml(_) => Code::Failed,
+        }
+    }
+}
+
+/// Runs a command to its exit code.
+pub(crate) fn run(cli: &Cli) -> ExitCode {
+    let code = match dispatch(cli) {
+        Ok(code) => code,
+        // Whoever reads the result has seen enough of it.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Code::Done,
+        Err(error) => {
+            output::note(&format!("{error}{}", causes(&error)));
+            error.code()
+        }
+    };
+    ExitCode::from(code.exit_code())
+}
+
+fn dispatch(cli: &Cli) -> Result<Code, CliError> {
+    if let Verb::Completions(args) = &cli.verb {
+        return completions::run(args);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(CliError::NotRoot);
+    }
+    let settings = settings(cli)?;
+    logging::start(settings.log_format, matches!(cli.verb, Verb::Daemon(_)));
+    if let Verb::Daemon(_) = cli.verb {
+        return Ok(run_daemon(&settings));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        match &cli.verb {
+            Verb::Add(args) => add::run(args, settings).await,
+            Verb::Remove(args) => remove::run(args, settings).await,
+            Verb::List(args) => list::run(args, settings).await,
+            Verb::Status(args) => status::run(args, settings).await,
+            Verb::Doctor(args) => doctor::run(args, &settings).await,
+            Verb::Daemon(_) | Verb::Completions(_) => Ok(Code::Done),
+        }
+    })
+}
+
+fn settings(cli: &Cli) -> Result<Settings, SettingsError> {
+    let file = cli.places.config.as_deref().map(Layer::read).transpose()?.unwrap_or_default();
+    Settings::try_from(cli.layer().or(file))
+}
+
+fn run_daemon(settings: &Settings) -> Code {
+    match daemon::run(settings) {
+        Ok(()) => Code::Done,
+        Err(error) => {
+            output::note(&format!("{error:#}"));
+            Code::Failed
+        }
+    }
+}
+
+/// The causes of an error, outermost first, each after a colon.
+fn causes(error: &CliError) -> String {
+    std::iter::successors(error.source(), |&cause| cause.source())
+        .fold(String::new(), |text, cause| text + ": " + &cause.to_string())
+}

@@ -46,6 +46,8 @@ pub enum Command {
     },
     /// Describe the node.
     Status {
+        /// Whether to look at it anew, or to show what the last pass saw.
+        fresh: bool,
         /// Takes the description.
         reply: oneshot::Sender<Status>,
     },
@@ -71,9 +73,14 @@ impl Commands {
         self.ask(|reply| Command::Remove { request, by, reply }).await
     }
 
-    /// Describes the node. Errors when the loop has ended.
+    /// Describes the node as it is now. Errors when the loop has ended.
     pub async fn status(&self) -> Result<Status, Gone> {
-        self.ask(|reply| Command::Status { reply }).await
+        self.ask(|reply| Command::Status { fresh: true, reply }).await
+    }
+
+    /// Describes the node as the last pass saw it, with counters read now. Errors when the loop has ended.
+    pub async fn last_status(&self) -> Result<Status, Gone> {
+        self.ask(|reply| Command::Status { fresh: false, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {

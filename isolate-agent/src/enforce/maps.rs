@@ -202,3 +202,9 @@ fn open_map(
     let data = MapData::from_pin(&path).map_err(failed("open", name))?;
     Ok((data, info.id()))
 }
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").field("ids", &self.ids).finish_non_exhaustive()
+    }
+}

@@ -93,6 +93,7 @@ pub enum EnforceError {
 }
 
 /// The kernel's side of all isolations.
+#[derive(Debug)]
 pub struct Enforcer {
     maps: Maps,
     programs: Programs,

@@ -51,6 +51,8 @@ pub enum Family {
     ReconcileLastPass,
     /// Callers of the control socket that were turned away.
     DeniedPeers,
+    /// Requests there that made no sense.
+    BadRequests,
     /// What needs a person. The last one: [`Family::ALL`] is checked against it.
     Warnings,
 }
@@ -93,7 +95,7 @@ const NO_ALERT: &str = "-";
 
 impl Family {
     /// All families, in the order in which they are shown.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::IsolatedPods,
         Self::PodCoverage,
         Self::IsolationStart,
@@ -112,12 +114,14 @@ impl Family {
         Self::ReconcileDuration,
         Self::ReconcileLastPass,
         Self::DeniedPeers,
+        Self::BadRequests,
         Self::Warnings,
         Self::Start,
         Self::Build,
     ];
 
     /// Name, type, labels and texts.
+    #[expect(clippy::too_many_lines, reason = "a table, one row a family")]
     pub const fn descriptor(self) -> Descriptor {
         match self {
             Self::IsolatedPods => gauge("isolated_pods", &[], "Pods that are isolated, on the node or not.", NO_ALERT),
@@ -205,6 +209,12 @@ impl Family {
                 &[],
                 "Callers of the control socket that were turned away because they are not root.",
                 "rises: someone on the node tries to steer the agent",
+            ),
+            Self::BadRequests => counter(
+                "bad_requests",
+                &[],
+                "Requests on the control socket that made no sense and changed nothing.",
+                NO_ALERT,
             ),
             Self::Warnings => {
                 gauge("warnings", &[], "Things that need a person; `isolate-agent status` lists them.", "above 0")

@@ -88,7 +88,8 @@ impl Scrape {
                 0.0 => Ok(()),
                 ended => to.gauge([], ended),
             },
-            Family::DeniedPeers => fed.denied_peers.encode(to.metric),
+            Family::DeniedPeers => fed.socket.refused_peers.encode(to.metric),
+            Family::BadRequests => fed.socket.bad_requests.encode(to.metric),
             Family::Warnings => to.gauge([], status.warnings.len()),
         }
     }

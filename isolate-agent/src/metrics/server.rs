@@ -127,7 +127,7 @@ struct Answers {
 
 impl Answers {
     async fn status(&self) -> Result<Status, Unavailable> {
-        match timeout(LOOP_TIMEOUT, self.commands.status()).await {
+        match timeout(LOOP_TIMEOUT, self.commands.last_status()).await {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(_gone)) => Err(Unavailable("the agent is shutting down; what is isolated stays isolated\n")),
             Err(_elapsed) => Err(Unavailable("the reconcile loop does not answer; what is isolated stays isolated\n")),

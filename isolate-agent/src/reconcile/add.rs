@@ -15,7 +15,12 @@ use crate::{
 impl Engine {
     /// Isolates pods. `received` is when the request arrived.
     pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
-        let unknown = |engine: &Self| request.uids.iter().any(|text| matches!(engine.resolve(text), Err(outcome) if outcome.code == Code::NoSuchPod));
+        let unknown = |engine: &Self| {
+            request
+                .uids
+                .iter()
+                .any(|text| matches!(engine.resolve(text), Err(outcome) if outcome.code == Code::NoSuchPod))
+        };
         if unknown(self) {
             // A pod that is younger than the last pass.
             if let Ok(inventory) = self.scanner.scan().await {
@@ -25,7 +30,9 @@ impl Engine {
         let resolved: Vec<Result<(String, PodUid), Outcome>> =
             request.uids.iter().map(|text| self.admit(text, request)).collect();
         if request.dry_run {
-            let results = resolved.into_iter().map(|one| one.map_or_else(|refused| refused, |(text, uid)| self.foresee(&text, uid)));
+            let results = resolved
+                .into_iter()
+                .map(|one| one.map_or_else(|refused| refused, |(text, uid)| self.foresee(&text, uid)));
             return Outcomes { results: results.collect() };
         }
 
@@ -131,7 +138,8 @@ impl Engine {
                 cgroup.chain(pod.host_veths().map(|veth| format!("veth {}", veth.name))).collect()
             }
         };
-        let state = if self.desired.contains_key(&uid) { "is isolated, and would be updated" } else { "would be isolated" };
+        let state =
+            if self.desired.contains_key(&uid) { "is isolated, and would be updated" } else { "would be isolated" };
         Outcome::of(text, uid, Code::Done, format!("pod {uid} {state} at: {}; nothing was changed", places.join(", ")))
     }
 

@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// Runs the engine in this process, under the lock, for one command.
+#[derive(Debug)]
 pub struct Direct(Engine);
 
 impl Direct {

@@ -56,6 +56,7 @@ pub enum PassError {
 }
 
 /// Everything that one process needs to isolate pods.
+#[derive(Debug)]
 pub struct Engine {
     settings: Settings,
     store: Store,
@@ -143,7 +144,11 @@ impl Engine {
         }
         let errors = self.apply(&plan.enforce);
         self.to_arm = plan.arm.into();
-        if errors.is_empty() { Ok(plan.enforce.iter().filter_map(attached).collect()) } else { Err(PassError::Apply(errors)) }
+        if errors.is_empty() {
+            Ok(plan.enforce.iter().filter_map(attached).collect())
+        } else {
+            Err(PassError::Apply(errors))
+        }
     }
 
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
@@ -170,12 +175,7 @@ impl Engine {
     }
 
     fn view(&self) -> View<'_> {
-        View {
-            desired: &self.desired,
-            inventory: &self.inventory,
-            observed: &self.observed,
-            arm: self.settings.arm,
-        }
+        View { desired: &self.desired, inventory: &self.inventory, observed: &self.observed, arm: self.settings.arm }
     }
 
     /// Carries out all of them, whatever becomes of each.

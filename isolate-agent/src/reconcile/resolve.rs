@@ -23,8 +23,9 @@ impl Outcome {
 impl Engine {
     /// The one pod that is meant, among those on the node and those isolated.
     pub(super) fn resolve(&self, text: &str) -> Result<PodUid, Outcome> {
-        let query: UidQuery =
-            text.parse().map_err(|error| Outcome::unresolved(text, Code::Usage, format!("{error}; nothing was changed")))?;
+        let query: UidQuery = text
+            .parse()
+            .map_err(|error| Outcome::unresolved(text, Code::Usage, format!("{error}; nothing was changed")))?;
         let known = self.inventory.pods.keys().chain(self.desired.keys());
         let matching: BTreeSet<&PodUid> = known.filter(|uid| query.matches(uid)).collect();
         match matching.iter().collect::<Vec<_>>().as_slice() {

@@ -1,6 +1,6 @@
 //! A control socket in a folder of its own, and a task that answers its commands in the loop's place.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, process::Output, sync::Arc, time::Duration};
 
 use isolate_agent::{
     control::{
@@ -18,6 +18,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// Longer than a command waits before it looks whether the daemon is alive.
+const SLOW: Duration = Duration::from_secs(6);
 pub(crate) const UID: &str = "0f0e0d0c-1234-4000-8000-0123456789ab";
 pub(crate) const SIBLING: &str = "0f0e0d0c-1234-4000-8000-0123456789ac";
 
@@ -44,7 +46,7 @@ pub(crate) fn settings(folder: &TempDir) -> Settings {
 }
 
 impl Node {
-    /// A node where `add` ends with the codes that stand in the reasons, comma-separated.
+    /// A node where `add` ends with the codes that the reason lists between commas, or takes its time if it is `slow`.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = settings(&folder);
@@ -90,6 +92,17 @@ impl Node {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
         self.raw((head + body).as_bytes()).await
     }
+
+    /// Runs the real command against this node's socket.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Output {
+        command(arguments).env("ISOLATE_RUN_DIR", &self.settings.run_dir).output().await.expect("the command starts")
+    }
+}
+
+pub(crate) fn command(arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_isolate-agent"));
+    command.args(arguments).env_clear().kill_on_drop(true);
+    command
 }
 
 pub(crate) async fn read_answer(mut stream: UnixStream) -> (u16, String) {
@@ -109,6 +122,9 @@ async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
     match command {
         Command::Add { request, by, received, reply } => {
             let codes = request.reason.clone().unwrap_or_default();
+            if codes == "slow" {
+                tokio::time::sleep(SLOW).await;
+            }
             let outcomes = outcomes(&request.uids, &codes);
             assert!(received.elapsed().as_secs() < 60, "the request arrived before it was handed on");
             seen.lock().await.push(Seen::Add(request, by));
@@ -119,7 +135,7 @@ async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
             seen.lock().await.push(Seen::Remove(request, by));
             reply.send(outcomes).expect("the server waits");
         }
-        Command::Status { reply } => reply.send(status()).expect("the server waits"),
+        Command::Status { fresh: _, reply } => reply.send(status()).expect("the server waits"),
     }
 }
 

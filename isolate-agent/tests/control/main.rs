@@ -1,6 +1,7 @@
-//! The control socket: real sockets, real peers. Needs root, as the agent.
+//! The control socket and the commands over it: real sockets, real peers, the real binary. Needs root, as the agent.
 #![expect(clippy::panic, reason = "a test says what it found instead")]
 
+mod commands;
 mod harness;
 mod peers;
 mod requests;

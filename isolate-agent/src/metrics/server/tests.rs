@@ -22,9 +22,15 @@ async fn mk_server(commands: Commands) -> Served {
     let addr = listener.local_addr().expect("it has an address");
     let (ready, readiness) = watch::channel(false);
     let (shutdown, ended) = oneshot::channel::<()>();
-    tokio::spawn(serve(listener, Metrics::new(), commands, readiness, async {
-        let _ended = ended.await;
-    }));
+    tokio::spawn(serve(
+        listener,
+        Metrics::new(crate::control::SocketCounters::default()),
+        commands,
+        readiness,
+        async {
+            let _ended = ended.await;
+        },
+    ));
     Served { addr, ready, _shutdown: shutdown }
 }
 

@@ -1,0 +1,250 @@
+//! The command line: types only. What they mean is in `cli` and `settings`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use isolate_agent::settings::{Arm, Layer, LogFormat};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: the message says what is still enforced
+  2  usage: a malformed UID, a prefix that means several pods, settings that make no sense
+  3  no such pod on this node
+  4  refused without --force
+  5  done, but the pod is only partly covered: the message says what that leaves open
+Of several pods the gravest decides: 1, 2, 3, 4, 5, 0.";
+
+/// Takes a compromised pod off the network of this node, at once and both ways, and keeps it off.
+#[derive(Debug, Parser)]
+#[command(name = "isolate-agent", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub places: Places,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Keep pods isolated, armed and measured until told to end; what is isolated then stays isolated
+    Daemon(Daemon),
+    /// Isolate pods: every packet, both ways, every protocol
+    Add(Add),
+    /// Release pods: give them their network back
+    Remove(Remove),
+    /// List isolated pods
+    List(List),
+    /// Show what is isolated, since when, by whom and why, every hook, and the drops so far
+    Status(StatusOf),
+    /// Examine what this node offers to isolate pods with, what that means, and what to fix
+    Doctor(Doctor),
+    /// Write a completion script for a shell to standard output
+    Completions(Completions),
+}
+
+/// Where the agent works.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Places")]
+pub(crate) struct Places {
+    /// TOML file with settings; flags and environment are stronger
+    #[arg(long, global = true, value_name = "FILE", env = "ISOLATE_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Folder of the control socket and the lock [default: /run/isolate-agent]
+    #[arg(long, global = true, value_name = "DIR", env = "ISOLATE_RUN_DIR", hide_env_values = true)]
+    pub run_dir: Option<PathBuf>,
+    /// Folder of the records [default: /var/lib/isolate-agent]
+    #[arg(long, global = true, value_name = "DIR", env = "ISOLATE_STATE_DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Folder on a BPF file system for pinned maps, programs and links [default: /sys/fs/bpf/isolate-agent]
+    #[arg(long, global = true, value_name = "DIR", env = "ISOLATE_BPFFS", hide_env_values = true)]
+    pub bpffs: Option<PathBuf>,
+    /// Root of the cgroup tree [default: found from the mounts]
+    #[arg(long, global = true, value_name = "DIR", env = "ISOLATE_CGROUP_ROOT", hide_env_values = true)]
+    pub cgroup_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Daemon {
+    /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:9477]
+    #[arg(long, value_name = "ADDR:PORT", env = "ISOLATE_METRICS_ADDR", hide_env_values = true)]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Which pods carry the programs before they are isolated [default: all]
+    #[arg(long, value_enum, env = "ISOLATE_ARM", hide_env_values = true)]
+    pub arm: Option<Arm>,
+    /// Form of the log lines on standard error [default: text]
+    #[arg(long, value_enum, env = "ISOLATE_LOG_FORMAT", hide_env_values = true)]
+    pub log_format: Option<LogFormat>,
+    #[command(flatten)]
+    pub limit: Limit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Limit {
+    /// Pods that can be isolated at once, 1 to 65536; counts when the maps are made [default: 4096]
+    #[arg(long, value_name = "PODS", env = "ISOLATE_MAX_ISOLATED", hide_env_values = true)]
+    pub max_isolated: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more
+    #[arg(required = true, value_name = "POD-UID")]
+    pub uids: Vec<String>,
+    /// Why, for the record: one line, at most 1024 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Let the pod's own loopback traffic pass
+    #[arg(long)]
+    pub keep_loopback: bool,
+    /// Isolate what is refused otherwise: the agent's own pod, processes of the node
+    #[arg(long)]
+    pub force: bool,
+    /// Resolve and check, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Form of the outcome
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+    #[command(flatten)]
+    pub limit: Limit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "POD-UID")]
+    pub uids: Vec<String>,
+    /// Every isolated pod
+    #[arg(long)]
+    pub all: bool,
+    /// Form of the outcome
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Form of the list
+    #[arg(short, long, value_enum, default_value_t = Listing::Table)]
+    pub output: Listing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusOf {
+    /// One isolated pod: its UID in any spelling, or a unique prefix of 8 hex digits or more
+    #[arg(value_name = "POD-UID")]
+    pub uid: Option<String>,
+    /// Form of the description
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Form of an outcome or a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For a person
+    Text,
+    /// The types of the control socket, as JSON
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// Form of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Listing {
+    /// One line a pod
+    Table,
+    /// The same with hooks and drops by direction
+    Wide,
+    /// The types of the control socket, as JSON
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// UIDs only
+    Name,
+}
+
+impl Cli {
+    /// What flags and environment set.
+    pub(crate) fn layer(&self) -> Layer {
+        let Places { config: _, run_dir, state_dir, bpffs, cgroup_root } = &self.places;
+        let places = Layer {
+            run_dir: run_dir.clone(),
+            state_dir: state_dir.clone(),
+            bpffs: bpffs.clone(),
+            cgroup_root: cgroup_root.clone(),
+            ..Layer::default()
+        };
+        match &self.verb {
+            Verb::Daemon(Daemon { metrics_addr, arm, log_format, limit }) => Layer {
+                metrics_addr: *metrics_addr,
+                arm: *arm,
+                log_format: *log_format,
+                max_isolated: limit.max_isolated,
+                ..places
+            },
+            Verb::Add(Add { limit, .. }) => Layer { max_isolated: limit.max_isolated, ..places },
+            Verb::Remove(_) | Verb::List(_) | Verb::Status(_) | Verb::Doctor(_) | Verb::Completions(_) => places,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reaches_its_setting() {
+        let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --max-isolated 7 \
+                    --metrics-addr [::1]:80 --arm on-demand --log-format json";
+        let expected = Layer {
+            run_dir: Some("/r".into()),
+            state_dir: Some("/s".into()),
+            bpffs: Some("/b".into()),
+            cgroup_root: Some("/c".into()),
+            max_isolated: Some(7),
+            metrics_addr: Some("[::1]:80".parse().expect("an address")),
+            arm: Some(Arm::OnDemand),
+            log_format: Some(LogFormat::Json),
+        };
+        assert_eq!(parse(line).expect("valid").layer(), expected);
+        let add = parse("isolate-agent --run-dir /r add 0f0e0d0c --max-isolated 9").expect("valid").layer();
+        assert_eq!((add.run_dir, add.max_isolated), (Some("/r".into()), Some(9)), "places stand before the verb too");
+    }
+
+    #[test]
+    fn remove_takes_pods_or_all() {
+        assert!(parse("isolate-agent remove").is_err());
+        assert!(parse("isolate-agent remove --all 0f0e0d0c").is_err());
+        assert!(parse("isolate-agent remove --all").is_ok());
+        assert!(parse("isolate-agent remove 0f0e0d0c 0f0e0d0d").is_ok());
+        assert!(parse("isolate-agent add").is_err());
+    }
+}

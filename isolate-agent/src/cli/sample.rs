@@ -1,0 +1,56 @@
+//! A node with one partly covered pod.
+
+use isolate_agent::control::protocol::{
+    Coverage, Drops, HookState, HookStatus, Isolation, KernelErrorCount, Record, Status, Unarmed, UnarmedReason,
+};
+
+pub(crate) const LONG_REASON: &str = "a miner in the checkout image, found by the night shift, see INC-4711";
+
+fn hook(hook: &str, direction: &str, place: &str, state: HookState, detail: Option<&str>) -> HookStatus {
+    HookStatus {
+        hook: hook.to_owned(),
+        direction: direction.to_owned(),
+        place: place.to_owned(),
+        state,
+        detail: detail.map(str::to_owned),
+    }
+}
+
+fn drops(hook: &str, direction: &str, packets: u64) -> Drops {
+    Drops { hook: hook.to_owned(), direction: direction.to_owned(), packets, bytes: packets * 100 }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        taken_at: "2026-03-01T04:02:10Z".parse().expect("a time"),
+        version: "0.1.0".to_owned(),
+        isolations: vec![Isolation {
+            uid: "0f0e0d0c-1234-4000-8000-0123456789ab".to_owned(),
+            present: true,
+            host_network: false,
+            reason: Some(LONG_REASON.to_owned()),
+            by: "alice (uid 0) with isolate-agent, pid 123".to_owned(),
+            since: "2026-03-01T03:00:05Z".parse().expect("a time"),
+            keep_loopback: false,
+            record: Record::Saved,
+            coverage: Coverage::Partial,
+            open: vec!["frames from the pod on net1".to_owned()],
+            hooks: vec![
+                hook("cgroup", "in", "/sys/fs/cgroup/kubepods/pod1", HookState::Holding, None),
+                hook("cgroup", "out", "/sys/fs/cgroup/kubepods/pod1", HookState::Holding, None),
+                hook("veth", "in", "veth1", HookState::Missing, Some("the kernel refused")),
+                hook("veth", "out", "", HookState::NotApplicable, Some("net1 has no host end")),
+            ],
+            drops: vec![drops("cgroup", "in", 2), drops("cgroup", "out", 40)],
+        }],
+        pods: 3,
+        pods_armed: 2,
+        unarmed: vec![Unarmed {
+            uid: "1f0e0d0c-1234-4000-8000-0123456789ab".to_owned(),
+            reason: UnarmedReason::HostNetwork,
+            detail: "it uses the node's network".to_owned(),
+        }],
+        kernel_errors: vec![KernelErrorCount { error: "no_gate".to_owned(), count: 3 }],
+        warnings: Vec::new(),
+    }
+}
