@@ -17,11 +17,7 @@ mod status;
 use std::{error::Error as _, io, process::ExitCode};
 
 use isolate_agent::{
-    control::{
-        RequestError,
-        client::ClientError,
-        protocol::{Code, FindError},
-    },
+    control::{FindError, RequestError, client::ClientError, protocol::Code},
     daemon,
     pod::UidError,
     reconcile::OpenError,

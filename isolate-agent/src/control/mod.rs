@@ -1,6 +1,7 @@
 //! The control socket: HTTP/JSON for root on this node, and the commands that it hands to the one loop.
 
 pub mod client;
+mod find;
 mod limits;
 mod listener;
 pub mod openapi;
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::protocol::{AddRequest, Outcomes, RemoveRequest, Status};
 pub use self::{
+    find::FindError,
     limits::{MAX_REASON_BYTES, MAX_UIDS, RequestError},
     listener::{ControlError, Listener, bind},
     server::{SocketCounters, serve},

@@ -18,10 +18,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Commands, Gone,
+    Commands, FindError, Gone,
     limits::RequestError,
     openapi,
-    protocol::{AddRequest, Code, ErrorBody, FindError, Isolation, Outcomes, RemoveRequest, Status},
+    protocol::{AddRequest, Code, ErrorBody, Isolation, Outcomes, RemoveRequest, Status},
     requester::Requester,
     server::SocketCounters,
 };

@@ -49,7 +49,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct SocketCounters {
     /// Peers that were refused because they are not root.
     pub refused_peers: Counter,
-    /// Requests that were answered with an error of the client's (4xx) before they reached the loop.
+    /// Requests that made no sense: answered 4xx, other than 404 and 409.
     pub bad_requests: Counter,
 }
 
