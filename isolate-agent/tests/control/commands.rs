@@ -180,6 +180,24 @@ async fn a_daemon_at_work_is_waited_for() {
 }
 
 #[tokio::test]
+async fn fifty_commands_at_once_all_reach_the_loop() {
+    let node = Node::start();
+    let mut commands = tokio::task::JoinSet::new();
+    for index in 0..50 {
+        let arguments = if index % 2 == 0 { ["add", UID] } else { ["remove", UID] };
+        let mut command = command(&arguments);
+        command.env("ISOLATE_RUN_DIR", &node.settings.run_dir);
+        commands.spawn(async move { command.output().await.expect("the command starts") });
+    }
+    for output in commands.join_all().await {
+        assert!(code(&output) == 0 && output.stderr.is_empty(), "{output:?}");
+    }
+    let adds = node.seen().await.iter().filter(|seen| matches!(seen, Seen::Add(..))).count();
+    assert_eq!((adds, node.seen().await.len()), (25, 50));
+    drop(node.stop().await);
+}
+
+#[tokio::test]
 async fn only_root_gets_anywhere() {
     let node = Node::start();
     // The build folder may be closed to others.
