@@ -10,6 +10,8 @@ mod step;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 
@@ -27,8 +29,17 @@ enum Verb {
     Test(test::Args),
 }
 
-fn main() -> Result<()> {
-    let verb = Verb::parse();
+fn main() -> ExitCode {
+    match run(&Verb::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            step::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<()> {
     let workspace = Workspace::locate()?;
     match verb {
         Verb::Setup => {
@@ -36,7 +47,7 @@ fn main() -> Result<()> {
             println!("ready: {toolchain}");
             Ok(())
         }
-        Verb::Build(args) => build::run(&workspace, &args),
-        Verb::Test(args) => test::run(&workspace, &args),
+        Verb::Build(args) => build::run(&workspace, args),
+        Verb::Test(args) => test::run(&workspace, args),
     }
 }

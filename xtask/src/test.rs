@@ -125,7 +125,17 @@ fn kernel(workspace: &Workspace, names: &[String]) -> Result<()> {
     cargo
         .env("ISOLATE_AGENT_BIN", agent)
         // What passing tests print is shown too: it says why one was skipped.
-        .args(["test", "--package", "isolate-tests", "--no-fail-fast", "--", "--color", "never", "--show-output"])
+        .args([
+            "test",
+            "--package",
+            "isolate-tests",
+            "--tests",
+            "--no-fail-fast",
+            "--",
+            "--color",
+            "never",
+            "--show-output",
+        ])
         .arg(format!("--test-threads={}", threads()))
         .args(names);
     step::run("run the kernel tests", &mut cargo)

@@ -1,6 +1,6 @@
 //! Debian packages: the one list of what the workspace needs from the system, and how it gets there.
 
-use std::{fs, os::unix, path::Path};
+use std::{fs, os::unix, path::Path, process::Command, sync::OnceLock};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -112,7 +112,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need]) -> Result<()> {
     if workspace.which("apt-get").is_none() || !is_root() {
         bail!("{}", by_hand(&missing));
     }
-    step::run("refresh Debian's package lists", apt(workspace).arg("update"))?;
+    refresh(workspace)?;
     let (system, unpacked): (Vec<&Package>, Vec<&Package>) =
         missing.iter().copied().partition(|package| package.place == Place::System);
     if !system.is_empty() {
@@ -130,6 +130,16 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need]) -> Result<()> {
     }
     let missing = self::missing(workspace, needs);
     ensure!(missing.is_empty(), "installed, but still not there: {}", by_hand(&missing));
+    Ok(())
+}
+
+/// Updates the package lists, once in a run.
+fn refresh(workspace: &Workspace) -> Result<()> {
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_none() {
+        step::run("refresh Debian's package lists", apt(workspace).arg("update"))?;
+        DONE.get_or_init(|| ());
+    }
     Ok(())
 }
 
@@ -193,7 +203,7 @@ fn unpack(workspace: &Workspace, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn apt(workspace: &Workspace) -> std::process::Command {
+fn apt(workspace: &Workspace) -> Command {
     let mut command = workspace.command("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
     command
