@@ -38,7 +38,7 @@ fn mk_loop(isolated: u32) -> Commands {
     let (sender, mut commands) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
-            if let Command::Status { reply } = command {
+            if let Command::Status { fresh: _, reply } = command {
                 reply.send(mk_status(isolated)).expect("the server waits for it");
             }
         }
