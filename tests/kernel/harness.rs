@@ -1,0 +1,163 @@
+//! The harness itself: that it sees what passes, sees what does not, and leaves nothing. Needs no agent.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader},
+    panic,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use isolate_tests::{
+    channel::Channel,
+    flood::Flood,
+    netdev,
+    node::Node,
+    observe::Observer,
+    pod::{Driver, Link, Pod, Qos, Spec},
+    residue, sweep, wait,
+    wire::Family,
+};
+
+use crate::suite::trials;
+
+trials![
+    neighbours_reach_each_other,
+    a_routed_pod_reaches_and_is_reached,
+    two_interfaces_both_work,
+    containers_share_a_namespace_and_host_network_shares_the_nodes,
+    what_is_cut_is_seen_to_be_cut,
+    a_flood_tells_what_was_lost,
+    a_panic_leaves_nothing,
+    a_killed_run_is_swept,
+];
+
+fn neighbours_reach_each_other() {
+    let node = Node::new();
+    let (web, neighbour) = (node.pod(&Spec::default()), node.pod(&Spec::default()));
+    let kubelet = node.process();
+    for other in [neighbour.end(), node.end(&kubelet)] {
+        for channel in Channel::ROUTED.into_iter().chain(Channel::LINK) {
+            channel.assert_carries(&web.end(), &other);
+            channel.assert_carries(&other, &web.end());
+        }
+    }
+    for channel in Channel::ROUTED {
+        channel.assert_carries(&web.loopback(), &web.loopback());
+    }
+}
+
+fn a_routed_pod_reaches_and_is_reached() {
+    let node = Node::new();
+    let routed = node.pod(&Spec { link: Link::Routed, driver: Driver::Cgroupfs, ..Spec::default() });
+    let bridged = node.pod(&Spec { qos: Qos::Guaranteed, ..Spec::default() });
+    for channel in Channel::ROUTED {
+        channel.assert_carries(&routed.end(), &bridged.end());
+        channel.assert_carries(&bridged.end(), &routed.end());
+    }
+}
+
+fn two_interfaces_both_work() {
+    let node = Node::new();
+    let two = Spec { interfaces: 2, ..Spec::default() };
+    let (one, other) = (node.pod(&two), node.pod(&two));
+    for channel in Channel::ROUTED.into_iter().chain(Channel::LINK) {
+        channel.assert_carries(&one.second_end(), &other.second_end());
+    }
+}
+
+fn containers_share_a_namespace_and_host_network_shares_the_nodes() {
+    let node = Node::new();
+    let pod = node.pod(&Spec { containers: 2, ..Spec::default() });
+    let host = node.pod(&Spec { link: Link::HostNetwork, ..Spec::default() });
+    let tcp = Channel::Tcp(Family::V4);
+    tcp.assert_carries(&pod.loopback(), &pod.loopback_of(pod.container(1)));
+    tcp.assert_carries(&host.end(), &pod.end());
+    let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process runs");
+    assert_eq!(of(pod.app().pid()), of(pod.container(1).pid()));
+    assert_ne!(of(pod.app().pid()), of(host.app().pid()));
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", pod.container(1).pid())).expect("the process runs");
+    assert!(cgroup.contains(&pod.uid().replace('-', "_")), "{cgroup}");
+}
+
+/// A harness that always reported silence would pass every other test of this suite.
+fn what_is_cut_is_seen_to_be_cut() {
+    let node = Node::new();
+    let (web, neighbour) = (node.pod(&Spec::default()), node.pod(&Spec::default()));
+    let channels = Channel::ROUTED.into_iter().chain(Channel::LINK);
+    channels.clone().for_each(|channel| channel.assert_carries(&web.end(), &neighbour.end()));
+    let outside = Observer::start(neighbour.netns(), "eth0");
+    let port = &web.host_veths()[0];
+    netdev::ip(node.netns(), &[format!("link set {port} nomaster")]);
+    for channel in channels.clone() {
+        assert!(!channel.carries(&web.end(), &neighbour.end()), "{channel:?}");
+        assert!(!channel.carries(&neighbour.end(), &web.end()), "{channel:?}");
+    }
+    assert_eq!(outside.from(web.end().mac), 0);
+    netdev::ip(node.netns(), &[format!("link set {port} master cni0")]);
+    channels.for_each(|channel| channel.assert_carries(&web.end(), &neighbour.end()));
+    assert!(outside.from(web.end().mac) > 0);
+}
+
+fn a_flood_tells_what_was_lost() {
+    let node = Node::new();
+    let (web, neighbour) = (node.pod(&Spec::default()), node.pod(&Spec::default()));
+    assert_eq!(Flood::start(web.app(), neighbour.app(), (neighbour.end().v4, 0).into()).lost(), 0);
+    let flood = Flood::start(web.app(), neighbour.app(), (neighbour.end().v4, 0).into());
+    let port = &web.host_veths()[0];
+    netdev::ip(node.netns(), &[format!("link set {port} nomaster")]);
+    let cut = flood.received();
+    thread::sleep(Duration::from_millis(100));
+    netdev::ip(node.netns(), &[format!("link set {port} master cni0")]);
+    wait::until("the stream flows again", || flood.received() > cut + 10);
+    assert!(flood.lost() > 0, "datagrams were lost, and nobody said so");
+}
+
+fn a_panic_leaves_nothing() {
+    let mut paths = Vec::new();
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        let node = Node::new();
+        let pod: Pod = node.pod(&Spec::default());
+        let _observer = Observer::start(pod.netns(), "eth0");
+        paths.extend([node.folder().to_owned(), node.cgroup().to_owned(), node.netns().path(), pod.netns().path()]);
+        assert!(paths.iter().all(|path| path.exists()));
+        // Unwinds as a failed assertion does, without the message of one.
+        panic::resume_unwind(Box::new("on purpose"));
+    }));
+    assert!(outcome.is_err());
+    paths.retain(|path| path.exists());
+    assert!(paths.is_empty(), "left: {paths:?}");
+}
+
+/// Tells a copy of this program to make a node and to wait for its end.
+const LEAK: &str = "ISOLATE_TEST_LEAK";
+
+pub(crate) fn is_leaking_child() -> bool {
+    env::var_os(LEAK).is_some()
+}
+
+pub(crate) fn leak() -> ! {
+    let node = Node::new();
+    let pod = node.pod(&Spec::default());
+    eprintln!("{}", pod.uid());
+    loop {
+        thread::park();
+    }
+}
+
+fn a_killed_run_is_swept() {
+    let program = env::current_exe().expect("the running program has a path");
+    let mut child = Command::new(program).env(LEAK, "1").stderr(Stdio::piped()).spawn().expect("it can run again");
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().expect("stderr is piped"))
+        .read_line(&mut line)
+        .expect("it says when it is ready");
+    let prefix = format!("isolate-test-{}-", child.id());
+    assert!(residue::any_named(&prefix), "it made nothing: {line}");
+    child.kill().expect("it waits");
+    child.wait().expect("a child can be waited for");
+    assert!(residue::any_named(&prefix), "nothing was left to sweep");
+    sweep::dead_runs();
+    assert!(!residue::any_named(&prefix));
+}

@@ -1,0 +1,35 @@
+//! The kernel tests: one binary, one file per subject, real packets. Needs root; `cargo xtask test` runs it.
+//!
+//! Run some: `cargo test -p isolate-tests --test kernel -- isolate::` (libtest's arguments and output). The agent under test
+//! is `target/<profile>/isolate-agent`, or what `ISOLATE_AGENT_BIN` names. `ISOLATE_BLESS=1` writes the generated documents
+//! instead of comparing them. With `CI` set a test that cannot run fails instead of being skipped.
+//!
+//! Rules of every test: its own [`Node`](isolate_tests::node::Node); a channel is shown to work before it is shown to be cut;
+//! what is cut is proved by packets that do not arrive, not by maps; nothing is left when it ends.
+#![allow(clippy::panic, reason = "a test fails by panicking with a message")]
+
+mod harness;
+mod suite;
+
+use std::process::ExitCode;
+
+use isolate_tests::{residue, sweep};
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    if harness::is_leaking_child() {
+        harness::leak();
+    }
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        sweep::dead_runs();
+    }
+    let trials = [harness::trials()].into_iter().flatten().collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let left = residue::of_this_run();
+    if !left.is_empty() {
+        eprintln!("left behind by this run: {left:?}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}

@@ -1,0 +1,248 @@
+//! The agent under test: its commands, and its daemon as a child.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{node::Node, process, wait};
+
+/// Names the binary under test.
+const PROGRAM_ENV: &str = "ISOLATE_AGENT_BIN";
+/// Where the daemon's metrics are, in the node's own namespace.
+pub const METRICS: &str = "127.0.0.1:9477";
+
+/// What a command gave.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its exit code.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said about it.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Panics unless it ended with this code.
+    #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "most callers want the check alone")]
+    pub fn expect(self, code: i32) -> Self {
+        assert!(self.code == code, "exit code {}, not {code}\n{}\n{}", self.code, self.stdout, self.stderr);
+        self
+    }
+
+    /// Both streams, for a look at what a person would read.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+
+    /// Its standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{}", self.text()))
+    }
+}
+
+/// The agent on one node.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    node: Node,
+    options: Vec<String>,
+}
+
+impl Agent {
+    /// The agent of this node, which works in the node's folder.
+    pub fn new(node: &Node) -> Self {
+        let mut options = Vec::new();
+        let folder = node.folder();
+        let places = [
+            ("--run-dir", folder.join("run")),
+            ("--state-dir", folder.join("state")),
+            ("--bpffs", folder.join("bpf/isolate-agent")),
+            ("--cgroup-root", node.cgroup().to_owned()),
+        ];
+        for (option, place) in places {
+            options.extend([option.to_owned(), place.display().to_string()]);
+        }
+        Self { node: node.clone(), options }
+    }
+
+    /// The same with another value for an option, or a new one.
+    #[must_use]
+    pub fn with(mut self, option: &str, value: &str) -> Self {
+        match self.options.iter().position(|given| given == option) {
+            Some(at) => value.clone_into(&mut self.options[at + 1]),
+            None => self.options.extend([option.to_owned(), value.to_owned()]),
+        }
+        self
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.node.folder().join("run/agent.sock")
+    }
+
+    /// The folder of the records.
+    pub fn state(&self) -> PathBuf {
+        self.node.folder().join("state")
+    }
+
+    /// The options that every command gets.
+    pub fn options(&self) -> &[String] {
+        &self.options
+    }
+
+    /// A command, not started yet: the first argument is the verb.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.node.command(program());
+        let (verb, rest) = arguments.split_first().expect("a command has a verb");
+        command.arg(verb).args(&self.options).args(rest).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        output(&mut self.command(arguments))
+    }
+
+    /// `add`, which must succeed and cover the pod fully.
+    #[track_caller]
+    pub fn add(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["add"], arguments].concat()).expect(0)
+    }
+
+    /// `remove`, which must succeed.
+    #[track_caller]
+    pub fn remove(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["remove"], arguments].concat()).expect(0)
+    }
+
+    /// The UIDs that `list` names.
+    #[track_caller]
+    pub fn isolated(&self) -> Vec<String> {
+        let output = self.run(&["list", "-o", "name"]).expect(0);
+        output.stdout.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    }
+
+    /// What `list -o json` says about one isolated pod.
+    #[track_caller]
+    pub fn isolation(&self, uid: &str) -> serde_json::Value {
+        let json = self.run(&["list", "-o", "json"]).expect(0).json();
+        let all = json.get("isolations").unwrap_or(&json).as_array().expect("a list of isolations");
+        all.iter().find(|one| one["uid"] == uid).unwrap_or_else(|| panic!("{uid} is not listed: {json:#}")).clone()
+    }
+
+    /// How many packets were dropped for a pod, by all hooks in both directions.
+    #[track_caller]
+    pub fn drops(&self, uid: &str) -> u64 {
+        let isolation = self.isolation(uid);
+        let drops = isolation["drops"].as_array().expect("a list of drops");
+        drops.iter().map(|drop| drop["packets"].as_u64().expect("a number of packets")).sum()
+    }
+
+    /// Starts the daemon and waits until its socket answers.
+    #[track_caller]
+    pub fn daemon(&self) -> Daemon {
+        let log = self.node.folder().join("daemon.log");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the node's folder is writable");
+        let errors = file.try_clone().expect("a descriptor can be copied");
+        let child = self.command(&["daemon"]).stdout(file).stderr(errors).spawn().expect("the agent can be started");
+        let mut daemon = Daemon { child, log, agent: self.clone() };
+        let socket = self.socket();
+        wait::until("the daemon answers", || {
+            let ended = daemon.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the daemon ended: {}\n{}", ended.expect("just seen"), daemon.log());
+            UnixStream::connect(&socket).is_ok()
+        });
+        daemon
+    }
+}
+
+/// Runs a command of the agent to its end.
+pub fn output(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status));
+    Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// A running daemon. Dropping it stops it; what it printed is shown if the test panics.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    agent: Agent,
+}
+
+impl Daemon {
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the daemon runs");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// SIGTERM, as a service manager would; returns the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).expect("the daemon runs");
+        self.child.wait().expect("a child can be waited for").code()
+    }
+
+    /// Gets a page of its HTTP server: status code and body.
+    pub fn page(&self, path: &str) -> (u16, String) {
+        let stream = self.agent.node.netns().enter(|| TcpStream::connect(METRICS)).expect("the daemon serves metrics");
+        request(stream, "GET", path, b"")
+    }
+
+    /// One request on its control socket: status code and body.
+    pub fn control(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        request(UnixStream::connect(self.agent.socket()).expect("the daemon listens"), method, path, body)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}---", self.log());
+        }
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("clean-up: daemon: {error}");
+        }
+    }
+}
+
+/// HTTP/1.0, so that the answer ends with the connection and is never chunked. A server may answer and close before it has
+/// read a large body, so a failed write is no failure yet.
+fn request(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    let mut answer = Vec::new();
+    let received = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("{method} {path}: {sent:?}, {received:?}, {answer:?}"));
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+fn program() -> PathBuf {
+    if let Some(path) = env::var_os(PROGRAM_ENV) {
+        return path.into();
+    }
+    process::beside("isolate-agent")
+        .unwrap_or_else(|| panic!("the agent is not built: `cargo build -p isolate-agent`, or {PROGRAM_ENV}=PATH"))
+}

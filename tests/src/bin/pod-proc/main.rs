@@ -1,0 +1,109 @@
+//! A process in a pod: does what its stdin says, one system call a line, and answers on stdout. Ends with its stdin.
+//!
+//! It knows nothing of the agent, its maps or its hooks.
+
+mod calls;
+mod stream;
+
+use std::{
+    collections::HashMap,
+    io::{self, BufRead as _, Write as _},
+    time::Instant,
+};
+
+use isolate_tests::wire::{Answer, Handle, Request};
+
+use crate::{
+    calls::Done,
+    stream::{Flood, Sink},
+};
+
+enum Object {
+    Socket(socket2::Socket),
+    Flood(Flood),
+    Sink(Sink),
+}
+
+#[derive(Default)]
+struct Objects {
+    last: u32,
+    all: HashMap<Handle, Object>,
+}
+
+fn main() -> io::Result<()> {
+    let mut objects = Objects::default();
+    for line in io::stdin().lock().lines() {
+        let request = serde_json::from_str(&line?)?;
+        let answer = objects.answer(request);
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &answer)?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+impl Objects {
+    fn answer(&mut self, request: Request) -> Answer {
+        let start = Instant::now();
+        let done = self.carry_out(request);
+        let elapsed = start.elapsed();
+        match done {
+            Ok(Done { value, data, made }) => {
+                let handle = made.map(|object| self.keep(object));
+                Answer { value, errno: 0, elapsed, data, handle }
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+                Answer { value: -1, errno, elapsed, data: Vec::new(), handle: None }
+            }
+        }
+    }
+
+    fn keep(&mut self, object: Object) -> Handle {
+        self.last += 1;
+        let handle = Handle(self.last);
+        self.all.insert(handle, object);
+        handle
+    }
+
+    fn carry_out(&mut self, request: Request) -> io::Result<Done> {
+        match request {
+            Request::Socket { kind, family, timeout } => calls::socket(kind, family, timeout),
+            Request::Packet { device, timeout } => calls::packet(&device, timeout),
+            Request::Bind(handle, address) => calls::bind(self.socket(handle)?, address),
+            Request::Connect(handle, address) => calls::connect(self.socket(handle)?, address),
+            Request::Accept(handle) => calls::accept(self.socket(handle)?),
+            Request::Send(handle, data) => calls::send(self.socket(handle)?, &data),
+            Request::SendTo(handle, address, data) => calls::send_to(self.socket(handle)?, address, &data),
+            Request::Recv(handle) => calls::recv(self.socket(handle)?),
+            Request::Close(handle) => {
+                self.all.remove(&handle);
+                Ok(Done::default())
+            }
+            Request::Flood { to, pause } => Ok(Done::made(Object::Flood(Flood::start(to, pause)?))),
+            Request::StopFlood(handle) => match self.all.remove(&handle) {
+                Some(Object::Flood(flood)) => Ok(Done::value(flood.stop())),
+                _ => Err(no_such()),
+            },
+            Request::Sink(address) => {
+                let (sink, port) = Sink::start(address)?;
+                Ok(Done { value: port.into(), ..Done::made(Object::Sink(sink)) })
+            }
+            Request::Counted(handle) => match self.all.get(&handle) {
+                Some(Object::Sink(sink)) => Ok(Done::value(sink.counted())),
+                _ => Err(no_such()),
+            },
+        }
+    }
+
+    fn socket(&self, handle: Handle) -> io::Result<&socket2::Socket> {
+        match self.all.get(&handle) {
+            Some(Object::Socket(socket)) => Ok(socket),
+            _ => Err(no_such()),
+        }
+    }
+}
+
+fn no_such() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
+}

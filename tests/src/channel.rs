@@ -1,0 +1,141 @@
+//! The ways in which one end can send something to another, each tried with a fresh mark.
+//!
+//! A channel carries if what was sent arrives: nothing is inferred from an error or from silence at the sender. TCP needs
+//! both directions, all others show one.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{
+    frame::{EXPERIMENT, Mac, Mark, arp_request, echo_request, ethernet},
+    process::{Process, Socket},
+    wait,
+    wire::{Answer, Family, Kind},
+};
+
+/// How long the receiver waits for what is expected not to come.
+const SILENCE: Duration = Duration::from_millis(200);
+/// How long a single try waits for what is expected to come.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One end: a process, and the interface by which the other reaches it.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Who sends or receives.
+    pub process: &'a Process,
+    /// The interface's name, for frames.
+    pub device: &'a str,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl End<'_> {
+    fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+}
+
+/// A way to send something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// A new TCP connection, and data on it.
+    Tcp(Family),
+    /// A datagram.
+    Udp(Family),
+    /// An echo request, seen by a raw socket at the receiver.
+    Icmp(Family),
+    /// A packet of an unknown protocol, raw socket to raw socket.
+    Raw(Family),
+    /// A broadcast ARP request from an `AF_PACKET` socket.
+    Arp,
+    /// A unicast frame of an unknown ethertype from an `AF_PACKET` socket.
+    Frame,
+}
+
+impl Channel {
+    /// What any two ends can use between them that have a route to each other.
+    pub const ROUTED: [Self; 8] = [
+        Self::Tcp(Family::V4),
+        Self::Tcp(Family::V6),
+        Self::Udp(Family::V4),
+        Self::Udp(Family::V6),
+        Self::Icmp(Family::V4),
+        Self::Icmp(Family::V6),
+        Self::Raw(Family::V4),
+        Self::Raw(Family::V6),
+    ];
+    /// What needs a common link as well.
+    pub const LINK: [Self; 2] = [Self::Arp, Self::Frame];
+
+    /// Whether what `from` sends arrives at `to`: one try, for what must not pass.
+    pub fn carries(self, from: &End<'_>, to: &End<'_>) -> bool {
+        self.delivers(from, to, SILENCE)
+    }
+
+    /// Panics unless what `from` sends arrives at `to`, before long.
+    pub fn assert_carries(self, from: &End<'_>, to: &End<'_>) {
+        wait::until(&format!("{self:?} from {:?} to {:?}", from.v4, to.v4), || self.delivers(from, to, PATIENCE));
+    }
+
+    fn delivers(self, from: &End<'_>, to: &End<'_>, patience: Duration) -> bool {
+        match self {
+            Self::Tcp(family) => tcp(from, to, family, patience),
+            Self::Udp(family) => {
+                let receiver = to.process.socket(Kind::Udp, family, patience);
+                let address = receiver.bind(SocketAddr::new(to.ip(family), 0));
+                datagram(&receiver, &Mark::new(), |mark| {
+                    from.process.socket(Kind::Udp, family, patience).send_to(address, mark.bytes());
+                })
+            }
+            Self::Icmp(family) => raw(Kind::Icmp, from, to, family, patience),
+            Self::Raw(family) => raw(Kind::Raw, from, to, family, patience),
+            Self::Arp => frame(from, to, patience, |mark| arp_request(from.mac, from.v4, to.v4, mark)),
+            Self::Frame => frame(from, to, patience, |mark| ethernet(to.mac, from.mac, EXPERIMENT, mark.bytes())),
+        }
+    }
+}
+
+fn tcp(from: &End<'_>, to: &End<'_>, family: Family, patience: Duration) -> bool {
+    let listener = to.process.socket(Kind::Tcp, family, patience);
+    let address = listener.bind(SocketAddr::new(to.ip(family), 0));
+    let client = from.process.socket(Kind::Tcp, family, patience);
+    let connected = client.connect(address).is_ok();
+    // An accept without a connect would be a handshake that only the client thinks has failed.
+    let Ok(accepted) = listener.accept() else { return connected };
+    datagram(&accepted, &Mark::new(), |mark| {
+        client.send(mark.bytes());
+    })
+}
+
+fn raw(kind: Kind, from: &End<'_>, to: &End<'_>, family: Family, patience: Duration) -> bool {
+    let receiver = to.process.socket(kind, family, patience);
+    let mark = Mark::new();
+    let packet = if kind == Kind::Icmp { echo_request(family == Family::V6, &mark) } else { mark.bytes().to_vec() };
+    datagram(&receiver, &mark, |_| {
+        from.process.socket(kind, family, patience).send_to(SocketAddr::new(to.ip(family), 0), &packet);
+    })
+}
+
+fn frame(from: &End<'_>, to: &End<'_>, patience: Duration, build: impl Fn(&Mark) -> Vec<u8>) -> bool {
+    let receiver = to.process.packet(to.device, patience);
+    datagram(&receiver, &Mark::new(), |mark| {
+        from.process.packet(from.device, patience).send(&build(mark));
+    })
+}
+
+/// Sends the mark and reads what arrives until it does, or nothing more comes.
+fn datagram(receiver: &Socket<'_>, mark: &Mark, send: impl FnOnce(&Mark)) -> bool {
+    /// Other traffic that a raw socket may see in between.
+    const MOST: usize = 200;
+    send(mark);
+    (0..MOST).map(|_| receiver.recv()).take_while(Answer::is_ok).any(|answer| mark.is_in(&answer.data))
+}

@@ -1,0 +1,75 @@
+//! Interfaces, addresses and routes, made with iproute2.
+
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, Ipv6Addr},
+    process::{Command, Stdio},
+};
+
+use crate::{frame::Mac, launch, netns::Netns};
+
+/// Runs `ip` commands in a namespace, all in one process; panics at the first that fails.
+pub fn ip(netns: &Netns, commands: &[String]) {
+    let mut child = Command::new("ip")
+        .args(["-n", netns.name(), "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("iproute2 is installed");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin.write_all(commands.join("\n").as_bytes()).expect("ip reads its commands");
+    drop(stdin);
+    let output = child.wait_with_output().expect("ip ends");
+    assert!(output.status.success(), "{commands:#?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The commands that make a bridge with these addresses, as a CNI's bridge plugin would.
+pub(crate) fn bridge(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<String> {
+    vec![
+        format!("link add {name} type bridge forward_delay 0 mcast_snooping 0"),
+        format!("link set {name} up"),
+        format!("addr add {v4}/24 dev {name}"),
+        format!("addr add {v6}/64 dev {name} nodad"),
+    ]
+}
+
+/// Makes a veth pair: `host` in `node`, `inner` in `pod`.
+pub(crate) fn veth(node: &Netns, host: &str, pod: &Netns, inner: &str) {
+    ip(node, &[format!("link add {host} type veth peer name {inner} netns {}", pod.name())]);
+}
+
+/// Removes an interface in a clean-up.
+pub(crate) fn remove(netns: &Netns, name: &str) {
+    launch::try_to(Command::new("ip").args(["-n", netns.name(), "link", "del", name]));
+}
+
+/// The names of a namespace's interfaces.
+pub fn names(netns: &Netns) -> Vec<String> {
+    links(netns).iter().map(|link| link["ifname"].as_str().expect("a link has a name").to_owned()).collect()
+}
+
+/// The index of an interface.
+pub fn index(netns: &Netns, name: &str) -> u32 {
+    let index = find(netns, name)["ifindex"].as_u64().expect("a link has an index");
+    u32::try_from(index).expect("an interface index is 32 bits wide")
+}
+
+/// The hardware address of an interface.
+pub fn mac(netns: &Netns, name: &str) -> Mac {
+    find(netns, name)["address"]
+        .as_str()
+        .expect("an Ethernet link has an address")
+        .parse()
+        .expect("it is a MAC address")
+}
+
+fn find(netns: &Netns, name: &str) -> serde_json::Value {
+    let found = links(netns).into_iter().find(|link| link["ifname"] == name);
+    found.unwrap_or_else(|| panic!("no interface {name} in {}", netns.name()))
+}
+
+fn links(netns: &Netns) -> Vec<serde_json::Value> {
+    let output = launch::succeed(Command::new("ip").args(["-n", netns.name(), "-json", "link", "show"]));
+    serde_json::from_slice(&output.stdout).expect("ip prints JSON")
+}

@@ -1,0 +1,122 @@
+//! What a test asks of a process in a pod, and what it answers: one JSON line each way on stdin and stdout.
+//!
+//! A request is one system call wherever that is possible, so that an answer is exactly what the process saw.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// A socket of the process, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Handle(pub u32);
+
+/// What kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// Raw ICMP or `ICMPv6`.
+    Icmp,
+    /// Raw IP with protocol 253 (for experiments, RFC 3692), which the kernel itself does nothing with.
+    Raw,
+}
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// `socket`; the answer carries a handle. Every later call on it ends with EAGAIN (connect: EINPROGRESS) after `timeout`.
+    Socket {
+        /// Its kind.
+        kind: Kind,
+        /// Its family.
+        family: Family,
+        /// How long a call on it blocks.
+        timeout: Duration,
+    },
+    /// An `AF_PACKET` socket on an interface; the answer carries a handle.
+    Packet {
+        /// The interface's name.
+        device: String,
+        /// How long a call on it blocks.
+        timeout: Duration,
+    },
+    /// `bind` and, for TCP, `listen`; the answer's value is the port.
+    Bind(Handle, SocketAddr),
+    /// `connect`.
+    Connect(Handle, SocketAddr),
+    /// `accept`; the answer carries a handle.
+    Accept(Handle),
+    /// `send`.
+    Send(Handle, Vec<u8>),
+    /// `sendto`.
+    SendTo(Handle, SocketAddr, Vec<u8>),
+    /// `recv`; the answer carries the data.
+    Recv(Handle),
+    /// `close`.
+    Close(Handle),
+    /// Sends numbered datagrams until told to stop; the answer carries a handle.
+    Flood {
+        /// Where to.
+        to: SocketAddr,
+        /// Pause between two.
+        pause: Duration,
+    },
+    /// Ends a flood; the answer's value is how many `send` calls succeeded.
+    StopFlood(Handle),
+    /// Counts the numbered datagrams that arrive; the answer carries a handle and the port as its value.
+    Sink(SocketAddr),
+    /// What a sink has counted: the answer's value is the number of different datagrams.
+    Counted(Handle),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The system call's return value.
+    pub value: i64,
+    /// Its errno, or 0.
+    pub errno: i32,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What it received.
+    pub data: Vec<u8>,
+    /// The socket it made.
+    pub handle: Option<Handle>,
+}
+
+impl Answer {
+    /// Whether the call succeeded.
+    pub fn is_ok(&self) -> bool {
+        self.errno == 0
+    }
+
+    /// The symbolic name of its errno, for the ones that a network gives; `ok` for none.
+    pub fn errno_name(&self) -> String {
+        let name = match self.errno {
+            0 => "ok",
+            libc::EPERM => "EPERM",
+            libc::EAGAIN => "EAGAIN",
+            libc::EINPROGRESS => "EINPROGRESS",
+            libc::ECONNREFUSED => "ECONNREFUSED",
+            libc::ECONNRESET => "ECONNRESET",
+            libc::EHOSTUNREACH => "EHOSTUNREACH",
+            libc::ENETUNREACH => "ENETUNREACH",
+            libc::ETIMEDOUT => "ETIMEDOUT",
+            libc::ENOBUFS => "ENOBUFS",
+            libc::EPIPE => "EPIPE",
+            other => return format!("errno {other}"),
+        };
+        name.to_owned()
+    }
+}
