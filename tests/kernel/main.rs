@@ -8,7 +8,18 @@
 //! what is cut is proved by packets that do not arrive, not by maps; nothing is left when it ends.
 #![allow(clippy::panic, reason = "a test fails by panicking with a message")]
 
+mod arming;
+mod concurrent;
+mod containers;
+mod crash;
+mod direct;
+mod full;
 mod harness;
+mod isolate;
+mod loopback;
+mod names;
+mod refused;
+mod scene;
 mod suite;
 
 use std::process::ExitCode;
@@ -24,7 +35,22 @@ fn main() -> ExitCode {
     if !arguments.list {
         sweep::dead_runs();
     }
-    let trials = [harness::trials()].into_iter().flatten().collect();
+    let trials = [
+        harness::trials(),
+        isolate::trials(),
+        loopback::trials(),
+        containers::trials(),
+        crash::trials(),
+        direct::trials(),
+        arming::trials(),
+        names::trials(),
+        full::trials(),
+        refused::trials(),
+        concurrent::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let left = residue::of_this_run();
     if !left.is_empty() {

@@ -55,6 +55,7 @@ impl Output {
 pub struct Agent {
     node: Node,
     options: Vec<String>,
+    daemon_options: Vec<String>,
 }
 
 impl Agent {
@@ -71,7 +72,7 @@ impl Agent {
         for (option, place) in places {
             options.extend([option.to_owned(), place.display().to_string()]);
         }
-        Self { node: node.clone(), options }
+        Self { node: node.clone(), options, daemon_options: Vec::new() }
     }
 
     /// The same with another value for an option, or a new one.
@@ -81,6 +82,13 @@ impl Agent {
             Some(at) => value.clone_into(&mut self.options[at + 1]),
             None => self.options.extend([option.to_owned(), value.to_owned()]),
         }
+        self
+    }
+
+    /// The same with an option that only the daemon has.
+    #[must_use]
+    pub fn with_daemon_option(mut self, option: &str, value: &str) -> Self {
+        self.daemon_options.extend([option.to_owned(), value.to_owned()]);
         self
     }
 
@@ -153,7 +161,13 @@ impl Agent {
         let log = self.node.folder().join("daemon.log");
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the node's folder is writable");
         let errors = file.try_clone().expect("a descriptor can be copied");
-        let child = self.command(&["daemon"]).stdout(file).stderr(errors).spawn().expect("the agent can be started");
+        let child = self
+            .command(&["daemon"])
+            .args(&self.daemon_options)
+            .stdout(file)
+            .stderr(errors)
+            .spawn()
+            .expect("the agent can be started");
         let mut daemon = Daemon { child, log, agent: self.clone() };
         let socket = self.socket();
         wait::until("the daemon answers", || {

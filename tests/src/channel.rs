@@ -73,18 +73,11 @@ impl Channel {
         Self::Raw(Family::V4),
         Self::Raw(Family::V6),
     ];
+    /// The same without raw sockets: what an ordinary process uses.
+    pub const ORDINARY: [Self; 4] =
+        [Self::Tcp(Family::V4), Self::Tcp(Family::V6), Self::Udp(Family::V4), Self::Udp(Family::V6)];
     /// What needs a common link as well.
     pub const LINK: [Self; 2] = [Self::Arp, Self::Frame];
-
-    /// Whether what `from` sends arrives at `to`: one try, for what must not pass.
-    pub fn carries(self, from: &End<'_>, to: &End<'_>) -> bool {
-        self.delivers(from, to, SILENCE)
-    }
-
-    /// Panics unless what `from` sends arrives at `to`, before long.
-    pub fn assert_carries(self, from: &End<'_>, to: &End<'_>) {
-        wait::until(&format!("{self:?} from {:?} to {:?}", from.v4, to.v4), || self.delivers(from, to, PATIENCE));
-    }
 
     fn delivers(self, from: &End<'_>, to: &End<'_>, patience: Duration) -> bool {
         match self {
@@ -101,6 +94,57 @@ impl Channel {
             Self::Arp => frame(from, to, patience, |mark| arp_request(from.mac, from.v4, to.v4, mark)),
             Self::Frame => frame(from, to, patience, |mark| ethernet(to.mac, from.mac, EXPERIMENT, mark.bytes())),
         }
+    }
+}
+
+/// Two ends that were seen to reach each other: only then does silence between them mean that something cuts them off.
+#[derive(Clone, Debug)]
+pub struct Path<'a> {
+    channels: Vec<Channel>,
+    one: End<'a>,
+    other: End<'a>,
+}
+
+impl<'a> Path<'a> {
+    /// The path of these channels; panics unless all of them carry, both ways.
+    #[track_caller]
+    pub fn shown(channels: impl IntoIterator<Item = Channel>, one: End<'a>, other: End<'a>) -> Self {
+        let path = Self { channels: channels.into_iter().collect(), one, other };
+        path.assert_flows();
+        path
+    }
+
+    /// The same path, used by another process on the first side: one that could not show it, because it came later.
+    #[must_use]
+    pub fn used_by(&self, process: &'a Process) -> Self {
+        Self { one: End { process, ..self.one }, ..self.clone() }
+    }
+
+    /// Panics unless every channel carries, both ways, before long.
+    #[track_caller]
+    pub fn assert_flows(&self) {
+        for (channel, from, to) in self.ways() {
+            let what = format!("{channel:?} carries from {} to {}", from.v4, to.v4);
+            wait::until(&what, || channel.delivers(from, to, PATIENCE));
+        }
+    }
+
+    /// Panics if any channel carries, either way.
+    #[track_caller]
+    pub fn assert_cut(&self) {
+        let open = self.open();
+        assert!(open.is_empty(), "not cut: {open:?}");
+    }
+
+    /// The channels that carry now, in words: one try each.
+    pub fn open(&self) -> Vec<String> {
+        let open = self.ways().filter(|(channel, from, to)| channel.delivers(from, to, SILENCE));
+        open.map(|(channel, from, to)| format!("{channel:?} from {} to {}", from.v4, to.v4)).collect()
+    }
+
+    fn ways(&self) -> impl Iterator<Item = (Channel, &End<'a>, &End<'a>)> {
+        let both = [(&self.one, &self.other), (&self.other, &self.one)];
+        self.channels.iter().flat_map(move |&channel| both.map(|(from, to)| (channel, from, to)))
     }
 }
 

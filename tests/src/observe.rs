@@ -7,9 +7,9 @@ use std::{
     io::{self, Read as _},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -18,10 +18,15 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use crate::{
     frame::{Mac, Mark},
     netns::Netns,
+    wait,
 };
 
-/// How often the observer looks whether it is to stop.
-const TURN: Duration = Duration::from_millis(20);
+/// Pause between two looks at the socket, whose buffer holds hundreds of frames.
+const TURN: Duration = Duration::from_millis(2);
+/// Longer than a frame takes that has passed every hook: it waits for one softirq.
+const IN_FLIGHT: Duration = Duration::from_millis(100);
+/// Bytes of an Ethernet header.
+const HEADER: usize = 14;
 /// Bytes of a frame that are kept.
 const KEPT: usize = 192;
 
@@ -44,27 +49,41 @@ impl Frame {
 /// Records the frames of one interface until it is dropped.
 #[derive(Debug)]
 pub struct Observer {
-    frames: Arc<Mutex<Vec<Frame>>>,
-    stop: Arc<AtomicBool>,
+    tape: Arc<Tape>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Tape {
+    frames: Mutex<Vec<Frame>>,
+    /// How often someone has asked for all that had arrived by then, and up to which question the recorder has it all.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    stop: AtomicBool,
 }
 
 impl Observer {
     /// Starts to record on `device` in `netns`; when it returns, no frame is missed any more.
     pub fn start(netns: &Netns, device: &str) -> Self {
         let socket = netns.enter(|| packet_socket(device, TURN)).unwrap_or_else(|e| panic!("observe {device}: {e}"));
-        let frames = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let (frames, stop) = (Arc::clone(&frames), Arc::clone(&stop));
-            move || record(&socket, &frames, &stop)
-        });
-        Self { frames, stop, thread: Some(thread) }
+        socket.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let tape = Arc::new(Tape::default());
+        let shared = Arc::clone(&tape);
+        let thread = thread::spawn(move || shared.record(&socket));
+        Self { tape, thread: Some(thread) }
     }
 
-    /// How many of the recorded frames are such.
+    /// Begins a stretch: lets what was sent before arrive, and forgets it.
+    pub fn begin<'a>(observers: impl IntoIterator<Item = &'a Self>) {
+        thread::sleep(IN_FLIGHT);
+        for observer in observers {
+            observer.with_frames(Vec::clear);
+        }
+    }
+
+    /// How many of the frames that have arrived are such.
     pub fn count(&self, such: impl Fn(&Frame) -> bool) -> usize {
-        self.frames.lock().expect("the recorder does not panic").iter().filter(|frame| such(frame)).count()
+        self.with_frames(|frames| frames.iter().filter(|frame| such(frame)).count())
     }
 
     /// How many came from this interface.
@@ -82,15 +101,16 @@ impl Observer {
         self.count(|frame| mark.is_in(frame.bytes()))
     }
 
-    /// Forgets what was recorded, to begin a new stretch.
-    pub fn forget(&self) {
-        self.frames.lock().expect("the recorder does not panic").clear();
+    fn with_frames<T>(&self, read: impl FnOnce(&mut Vec<Frame>) -> T) -> T {
+        let question = self.tape.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        wait::until("the observer catches up", || self.tape.answered.load(Ordering::SeqCst) >= question);
+        read(&mut self.tape.frames.lock().expect("nobody panics while counting"))
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tape.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -99,17 +119,19 @@ impl Drop for Observer {
     }
 }
 
-fn record(mut socket: &Socket, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) {
-    let mut buffer = [0; KEPT];
-    while !stop.load(Ordering::Relaxed) {
-        match socket.read(&mut buffer) {
-            Ok(length) if length >= 14 => {
-                frames.lock().expect("nobody panics while counting").push(Frame(buffer[..length].to_vec()));
+impl Tape {
+    fn record(&self, mut socket: &Socket) {
+        let mut buffer = [0; KEPT];
+        while !self.stop.load(Ordering::Relaxed) {
+            let question = self.asked.load(Ordering::SeqCst);
+            // Until it would block, or the interface went away and nothing arrives any more.
+            while let Ok(length) = socket.read(&mut buffer) {
+                if let Some(frame) = buffer.get(..length).filter(|frame| frame.len() >= HEADER) {
+                    self.frames.lock().expect("nobody panics while counting").push(Frame(frame.to_vec()));
+                }
             }
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // The interface went away or down: nothing arrives any more.
-            Err(_) => std::thread::sleep(TURN),
+            self.answered.store(question, Ordering::SeqCst);
+            thread::sleep(TURN);
         }
     }
 }

@@ -108,9 +108,7 @@ impl Pod {
         node.watch(cgroup.path());
         let network = (spec.link != Link::HostNetwork).then(|| Network::new(node, spec));
         let mut pod = Self { uid, processes: Vec::new(), cgroup, driver: spec.driver, network, node: node.clone() };
-        for _ in 0..spec.containers {
-            pod.add_container();
-        }
+        pod.processes.extend((0..spec.containers).map(|_| pod.start_container()).collect::<Vec<_>>());
         pod
     }
 
@@ -144,15 +142,13 @@ impl Pod {
         &self.processes[number]
     }
 
-    /// Starts another container with a process in it.
-    pub fn add_container(&mut self) -> &Process {
-        let process = Process::start(self.netns(), &self.new_leaf());
-        self.processes.push(process);
-        self.processes.last().expect("one was pushed just now")
+    /// Starts another container; its process is the caller's to keep.
+    pub fn start_container(&self) -> Process {
+        Process::start(self.netns(), &self.new_leaf())
     }
 
     /// A command that will run in a new container of the pod.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         launch::command(program, self.netns(), &self.new_leaf())
     }
 

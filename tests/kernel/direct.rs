@@ -1,0 +1,52 @@
+//! Direct mode: no daemon answers, and the commands do the work themselves.
+
+use isolate_tests::channel::{Channel, Path};
+
+use crate::{
+    scene::{Scene, every_channel},
+    suite::trials,
+};
+
+trials![the_whole_way_without_a_daemon, a_daemon_takes_over, a_dry_run_changes_nothing];
+
+fn the_whole_way_without_a_daemon() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let path = Path::shown(every_channel(), web.end(), neighbour.end());
+    let added = agent.add(&[web.uid(), "--reason", "no daemon"]);
+    assert!(added.stderr.contains("direct"), "it does not say that no daemon did this: {:?}", added.stderr);
+    path.assert_cut();
+    assert_eq!(agent.isolated(), [web.uid()]);
+    assert!(agent.drops(web.uid()) > 0);
+    let status = agent.run(&["status", web.uid()]).expect(0);
+    assert!(status.stdout.contains("no daemon"), "the reason is not shown\n{}", status.stdout);
+    agent.remove(&[web.uid()]);
+    path.assert_flows();
+    assert!(agent.isolated().is_empty());
+}
+
+fn a_daemon_takes_over() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let path = Path::shown(Channel::ROUTED, web.end(), neighbour.end());
+    agent.add(&[web.uid()]);
+    let daemon = agent.daemon();
+    path.assert_cut();
+    assert_eq!(agent.isolated(), [web.uid()]);
+    daemon.kill();
+    agent.remove(&[web.uid()]);
+    path.assert_flows();
+}
+
+fn a_dry_run_changes_nothing() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
+    agent.add(&[web.uid(), "--dry-run"]);
+    path.assert_flows();
+    let _daemon = agent.daemon();
+    agent.add(&[web.uid(), "--dry-run"]);
+    path.assert_flows();
+    assert!(agent.isolated().is_empty());
+    agent.run(&["add", "--dry-run", "ffffffff-0000-4000-8000-000000000000"]).expect(3);
+}

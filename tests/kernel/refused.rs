@@ -1,0 +1,46 @@
+//! What is refused without `--force`: the agent's own pod, and processes of the node itself.
+
+use std::{fs, process::Stdio};
+
+use isolate_tests::{
+    agent,
+    channel::{Channel, Path},
+    pod::{Link, Spec},
+};
+
+use crate::{scene::Scene, suite::trials};
+
+trials![the_agents_own_pod, a_pod_with_a_process_of_the_node];
+
+fn the_agents_own_pod() {
+    let host_network = Spec { link: Link::HostNetwork, ..Spec::default() };
+    let scene = Scene::with(&host_network);
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
+    let in_its_pod = |arguments: &[&str]| {
+        let command = agent.command(arguments);
+        agent::output(web.command(command.get_program()).args(command.get_args()).stdin(Stdio::null()))
+    };
+    let refused = in_its_pod(&["add", web.uid()]).expect(4);
+    assert!(refused.text().contains("--force"), "it does not say what to do\n{}", refused.text());
+    path.assert_flows();
+    let forced = in_its_pod(&["add", "--force", web.uid()]);
+    assert!(matches!(forced.code, 0 | 5), "{forced:?}");
+    path.assert_cut();
+}
+
+fn a_pod_with_a_process_of_the_node() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, node } = &scene;
+    let _daemon = agent.daemon();
+    let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
+    let kubelet = node.folder().join("kubelet");
+    fs::copy("/bin/sleep", &kubelet).expect("coreutils is installed");
+    let mut process = web.command(&kubelet).arg("infinity").spawn().expect("the copy can be started");
+    let refused = agent.run(&["add", web.uid()]).expect(4);
+    assert!(refused.text().contains("kubelet"), "it does not say why\n{}", refused.text());
+    path.assert_flows();
+    agent.add(&["--force", web.uid()]);
+    path.assert_cut();
+    process.kill().and_then(|()| process.wait()).expect("it runs until now");
+}
