@@ -9,14 +9,17 @@
 #![allow(clippy::panic, reason = "a test fails by panicking with a message")]
 
 mod arming;
+mod bad_input;
 mod concurrent;
 mod containers;
 mod crash;
 mod direct;
+mod drop_semantics;
 mod full;
 mod harness;
 mod isolate;
 mod loopback;
+mod metrics;
 mod names;
 mod refused;
 mod scene;
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
         harness::trials(),
         isolate::trials(),
         loopback::trials(),
+        drop_semantics::trials(),
+        metrics::trials(),
         containers::trials(),
         crash::trials(),
         direct::trials(),
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         names::trials(),
         full::trials(),
         refused::trials(),
+        bad_input::trials(),
         concurrent::trials(),
     ]
     .into_iter()

@@ -7,7 +7,8 @@ use libtest_mimic::Trial;
 macro_rules! trials {
     ($($test:ident $(needs $feature:ident)?),+ $(,)?) => {
         pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
-            let subject = module_path!().rsplit("::").next().unwrap_or_default();
+            // Without the name of the test binary itself.
+            let subject = module_path!().split_once("::").map_or_else(String::new, |(_, subject)| subject.to_owned());
             vec![$(crate::suite::trial(
                 format!("{subject}::{}", stringify!($test)),
                 &[$(isolate_tests::feature::Feature::$feature)?],

@@ -239,7 +239,7 @@ impl Drop for Daemon {
 
 /// HTTP/1.0, so that the answer ends with the connection and is never chunked. A server may answer and close before it has
 /// read a large body, so a failed write is no failure yet.
-fn request(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+pub fn request(mut stream: impl Read + Write, method: &str, path: &str, body: &[u8]) -> (u16, String) {
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
