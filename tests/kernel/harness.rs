@@ -1,7 +1,7 @@
 //! The harness itself: that it sees what passes, sees what does not, and leaves nothing. Needs no agent.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader},
     panic,
     process::{Command, Stdio},
@@ -10,9 +10,10 @@ use std::{
 };
 
 use isolate_tests::{
+    bpf::{self, Object},
     channel::{Channel, Path},
     flood::Flood,
-    netdev,
+    launch, netdev,
     node::Node,
     observe::Observer,
     pod::{Driver, Link, Pod, Qos, Spec},
@@ -28,6 +29,7 @@ trials![
     containers_share_a_namespace_and_host_network_shares_the_nodes,
     what_is_cut_is_seen_to_be_cut,
     a_flood_tells_what_was_lost,
+    pinned_objects_are_known_and_go needs Bpftool,
     a_panic_leaves_nothing,
     a_killed_run_is_swept,
 ];
@@ -62,10 +64,10 @@ fn containers_share_a_namespace_and_host_network_shares_the_nodes() {
     let host = node.pod(&Spec { link: Link::HostNetwork, ..Spec::default() });
     Path::shown(Channel::ORDINARY, pod.loopback(), pod.loopback_of(pod.container(1)));
     Path::shown(Channel::ORDINARY, host.end(), pod.end());
-    let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process runs");
+    let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process runs");
     assert_eq!(of(pod.app().pid()), of(pod.container(1).pid()));
     assert_ne!(of(pod.app().pid()), of(host.app().pid()));
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", pod.container(1).pid())).expect("the process runs");
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", pod.container(1).pid())).expect("the process runs");
     assert!(cgroup.contains(&pod.uid().replace('-', "_")), "{cgroup}");
 }
 
@@ -98,6 +100,19 @@ fn a_flood_tells_what_was_lost() {
     netdev::ip(node.netns(), &[format!("link set {port} master cni0")]);
     wait::until("the stream flows again", || flood.received() > cut + 10);
     assert!(flood.lost() > 0, "datagrams were lost, and nobody said so");
+}
+
+fn pinned_objects_are_known_and_go() {
+    let node = Node::new();
+    let pin = node.folder().join("bpf/folder/map");
+    fs::create_dir(node.folder().join("bpf/folder")).expect("it is a bpffs");
+    let array = ["type", "array", "key", "4", "value", "4", "entries", "1", "name", "isolate_test"];
+    launch::succeed(Command::new("bpftool").args(["map", "create"]).arg(&pin).args(array));
+    let objects = bpf::pinned(&node.folder().join("bpf"));
+    assert!(matches!(objects[..], [Object::Map(_)]), "{objects:?}");
+    assert_eq!(bpf::alive(&objects), objects);
+    drop(node);
+    assert_eq!(bpf::alive(&objects), [], "the node's residue check let it pass");
 }
 
 fn a_panic_leaves_nothing() {

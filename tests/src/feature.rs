@@ -1,14 +1,13 @@
 //! What a test needs of the machine beyond root: probed, never assumed from a version.
 
-use std::{
-    env,
-    process::{Command, Stdio},
-};
+use std::{env, process::Command};
 
 /// Something that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// The iptables and ip6tables programs, and a kernel that takes their rules.
+    /// Debian's bpftool.
+    Bpftool,
+    /// The iptables program, and a kernel that takes its rules.
     Iptables,
     /// Debian's Prometheus.
     Prometheus,
@@ -17,12 +16,19 @@ pub enum Feature {
 impl Feature {
     /// Why it is missing; none if it is there.
     pub fn missing(self) -> Option<String> {
-        let (program, argument, package) = match self {
-            Self::Iptables => ("iptables", "--version", "iptables"),
-            Self::Prometheus => ("prometheus", "--version", "prometheus"),
+        let (probe, package): (&[&str], _) = match self {
+            Self::Bpftool => (&["bpftool", "version"], "bpftool"),
+            // In a network namespace that ends with the probe.
+            Self::Iptables => (&["unshare", "--net", "iptables", "-w", "-A", "INPUT", "-j", "DROP"], "iptables"),
+            Self::Prometheus => (&["prometheus", "--version"], "prometheus"),
         };
-        let found = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        found.err().map(|error| format!("{program}: {error} (Debian: apt-get install {package})"))
+        let (program, arguments) = probe.split_first().expect("a probe is a command");
+        let why = match Command::new(program).args(arguments).output() {
+            Ok(output) if output.status.success() => return None,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("{}: {why} (Debian: apt-get install {package})", probe.join(" ")))
     }
 }
 
