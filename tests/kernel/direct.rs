@@ -13,13 +13,13 @@ fn the_whole_way_without_a_daemon() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, .. } = &scene;
     let path = Path::shown(every_channel(), web.end(), neighbour.end());
-    let added = agent.add(&[web.uid(), "--reason", "no daemon"]);
-    assert!(added.stderr.contains("direct"), "it does not say that no daemon did this: {:?}", added.stderr);
+    let added = agent.add(&[web.uid(), "--reason", "found by hand"]);
+    assert!(added.stderr.contains("no daemon"), "it does not say that no daemon did this: {:?}", added.stderr);
     path.assert_cut();
     assert_eq!(agent.isolated(), [web.uid()]);
     assert!(agent.drops(web.uid()) > 0);
     let status = agent.run(&["status", web.uid()]).expect(0);
-    assert!(status.stdout.contains("no daemon"), "the reason is not shown\n{}", status.stdout);
+    assert!(status.stdout.contains("found by hand"), "the reason is not shown\n{}", status.stdout);
     agent.remove(&[web.uid()]);
     path.assert_flows();
     assert!(agent.isolated().is_empty());
@@ -33,6 +33,8 @@ fn a_daemon_takes_over() {
     let daemon = agent.daemon();
     path.assert_cut();
     assert_eq!(agent.isolated(), [web.uid()]);
+    let again = agent.add(&[web.uid()]);
+    assert!(!again.stderr.contains("no daemon"), "the daemon did not do this: {:?}", again.stderr);
     daemon.kill();
     agent.remove(&[web.uid()]);
     path.assert_flows();

@@ -21,7 +21,7 @@ fn fill(with_daemon: bool) {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let (third, peer) = (node.pod(&Spec::default()), node.pod(&Spec::default()));
-    let agent = agent.clone().with("--max-isolated", "2");
+    let agent = agent.clone().with_variable("ISOLATE_MAX_ISOLATED", "2");
     let _daemon = with_daemon.then(|| agent.daemon());
     let to_peer = |end| Path::shown(Channel::ORDINARY, end, peer.end());
     let isolated = [to_peer(web.end()), to_peer(neighbour.end())];

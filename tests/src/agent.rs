@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -56,6 +56,7 @@ pub struct Agent {
     node: Node,
     options: Vec<String>,
     daemon_options: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Agent {
@@ -72,16 +73,21 @@ impl Agent {
         for (option, place) in places {
             options.extend([option.to_owned(), place.display().to_string()]);
         }
-        Self { node: node.clone(), options, daemon_options: Vec::new() }
+        Self { node: node.clone(), options, daemon_options: Vec::new(), environment: Vec::new() }
     }
 
-    /// The same with another value for an option, or a new one.
+    /// The same with another place than the node's folder for what this option names.
     #[must_use]
-    pub fn with(mut self, option: &str, value: &str) -> Self {
-        match self.options.iter().position(|given| given == option) {
-            Some(at) => value.clone_into(&mut self.options[at + 1]),
-            None => self.options.extend([option.to_owned(), value.to_owned()]),
-        }
+    pub fn with(mut self, option: &str, place: &Path) -> Self {
+        let at = self.options.iter().position(|given| given == option).expect("it is one of the places");
+        self.options[at + 1] = place.display().to_string();
+        self
+    }
+
+    /// The same with a variable in the environment of every command.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -102,16 +108,12 @@ impl Agent {
         self.node.folder().join("state")
     }
 
-    /// The options that every command gets.
-    pub fn options(&self) -> &[String] {
-        &self.options
-    }
-
     /// A command, not started yet: the first argument is the verb.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.node.command(program());
         let (verb, rest) = arguments.split_first().expect("a command has a verb");
         command.arg(verb).args(&self.options).args(rest).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -216,8 +218,10 @@ impl Daemon {
 
     /// Gets a page of its HTTP server: status code and body.
     pub fn page(&self, path: &str) -> (u16, String) {
-        let stream = self.agent.node.netns().enter(|| TcpStream::connect(METRICS)).expect("the daemon serves metrics");
-        request(stream, "GET", path, b"")
+        let connect = || self.agent.node.netns().enter(|| TcpStream::connect(METRICS));
+        // It may open this port after its socket.
+        wait::until("the daemon serves metrics", || connect().is_ok());
+        request(connect().expect("it did just now"), "GET", path, b"")
     }
 
     /// One request on its control socket: status code and body.

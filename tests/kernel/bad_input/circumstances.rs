@@ -16,7 +16,7 @@ fn a_bpffs_that_is_not_mounted() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let elsewhere = node.folder().join("elsewhere");
-    let agent = agent.clone().with("--bpffs", &elsewhere.display().to_string());
+    let agent = agent.clone().with("--bpffs", &elsewhere);
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
     agent.add(&[web.uid()]);
     path.assert_cut();
@@ -33,10 +33,10 @@ fn a_bpffs_that_cannot_be() {
     let bystander = Path::shown(Channel::ORDINARY, neighbour.loopback(), neighbour.loopback());
     let file = node.folder().join("a-file");
     fs::write(&file, "").expect("the node's folder is writable");
-    let lost = agent.clone().with("--bpffs", &file.display().to_string());
+    let lost = agent.clone().with("--bpffs", &file);
     for arguments in [&["add", neighbour.uid()][..], &["remove", web.uid()]] {
         let told = lost.run(arguments).expect(1);
-        assert!(told.stderr.contains(&file.display().to_string()), "it does not name the file\n{}", told.text());
+        assert!(told.text().contains(&file.display().to_string()), "it does not name the file\n{}", told.text());
     }
     path.assert_cut();
     bystander.assert_flows();
@@ -54,7 +54,7 @@ fn not_root() {
         let mut unprivileged = node.command("setpriv");
         unprivileged.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         let told = agent::output(unprivileged.arg(&program).args(command.get_args()).stdin(Stdio::null())).expect(1);
-        assert!(told.stderr.contains("root"), "{arguments:?}: it does not say what to do\n{}", told.text());
+        assert!(told.text().contains("root"), "{arguments:?}: it does not say what to do\n{}", told.text());
     }
     path.assert_cut();
 }
