@@ -34,8 +34,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let engine = Engine::open(settings).await?;
+    // First, so that a second daemon ends here and not with a wait for the lock.
     let socket = control::bind(settings)?;
+    let engine = Engine::open(settings).await?;
     let scraped = metrics::server::bind(settings.metrics_addr).await?;
     let counters = SocketCounters::default();
     let metrics = Metrics::new(counters.clone());

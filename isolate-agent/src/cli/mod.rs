@@ -87,28 +87,25 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<Code, CliError> {
-    if let Verb::Completions(args) = &cli.verb {
-        return completions::run(args);
-    }
-    if !rustix::process::geteuid().is_root() {
+    if !matches!(cli.verb, Verb::Completions(_)) && !rustix::process::geteuid().is_root() {
         return Err(CliError::NotRoot);
     }
     let settings = settings(cli)?;
     logging::start(settings.log_format, matches!(cli.verb, Verb::Daemon(_)));
-    if let Verb::Daemon(_) = cli.verb {
-        return Ok(run_daemon(&settings));
+    match &cli.verb {
+        Verb::Completions(args) => completions::run(args),
+        Verb::Daemon(_) => Ok(run_daemon(&settings)),
+        Verb::Add(args) => wait_for(add::run(args, settings)),
+        Verb::Remove(args) => wait_for(remove::run(args, settings)),
+        Verb::List(args) => wait_for(list::run(args, settings)),
+        Verb::Status(args) => wait_for(status::run(args, settings)),
+        Verb::Doctor(args) => wait_for(doctor::run(args, &settings)),
     }
+}
+
+fn wait_for(command: impl Future<Output = Result<Code, CliError>>) -> Result<Code, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-    runtime.block_on(async {
-        match &cli.verb {
-            Verb::Add(args) => add::run(args, settings).await,
-            Verb::Remove(args) => remove::run(args, settings).await,
-            Verb::List(args) => list::run(args, settings).await,
-            Verb::Status(args) => status::run(args, settings).await,
-            Verb::Doctor(args) => doctor::run(args, &settings).await,
-            Verb::Daemon(_) | Verb::Completions(_) => Ok(Code::Done),
-        }
-    })
+    runtime.block_on(command)
 }
 
 fn settings(cli: &Cli) -> Result<Settings, SettingsError> {
