@@ -1,84 +1,19 @@
 //! A pod as kubelet and a CNI make it: cgroups, a network namespace, veths, and processes in its containers.
 
+mod network;
+mod spec;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Command,
 };
 
+pub use self::spec::{Driver, Link, Qos, Spec};
+use self::{network::Network, spec::cgroup_path};
 use crate::{
-    cgroup::Cgroup,
-    channel::End,
-    frame::Mac,
-    launch, name, netdev,
-    netns::Netns,
-    node::{BRIDGES, Node, gateway_v4, gateway_v6},
-    process::Process,
+    cgroup::Cgroup, channel::End, frame::Mac, launch, name, netdev, netns::Netns, node::Node, process::Process,
 };
-
-/// Which names kubelet gives the cgroups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// `kubepods-burstable-pod<uid with _>.slice`.
-    Systemd,
-    /// `burstable/pod<uid>`.
-    Cgroupfs,
-}
-
-/// The quality of service class, a level of the cgroup tree (guaranteed has none).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Qos {
-    /// Directly below `kubepods`.
-    Guaranteed,
-    /// Below `burstable`.
-    Burstable,
-    /// Below `besteffort`.
-    BestEffort,
-}
-
-/// How the pod's interfaces reach the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// The host ends are ports of the node's bridges.
-    Bridged,
-    /// The host end carries a route to the pod's one address.
-    Routed,
-    /// No namespace of its own: the pod uses the node's.
-    HostNetwork,
-}
-
-/// What pod to make.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// Its UID as the API shows it; a fresh one if none.
-    pub uid: Option<String>,
-    /// Which cgroup names.
-    pub driver: Driver,
-    /// Its class.
-    pub qos: Qos,
-    /// What kubelet's cgroup root is called, above `kubepods`; empty for none.
-    pub prefix: &'static str,
-    /// How many containers, each with one process.
-    pub containers: usize,
-    /// How many interfaces (one or two; routed pods have one).
-    pub interfaces: u8,
-    /// How they reach the node.
-    pub link: Link,
-}
-
-impl Default for Spec {
-    fn default() -> Self {
-        Self {
-            uid: None,
-            driver: Driver::Systemd,
-            qos: Qos::Burstable,
-            prefix: "",
-            containers: 1,
-            interfaces: 1,
-            link: Link::Bridged,
-        }
-    }
-}
 
 /// A running pod; dropping it stops it.
 #[derive(Debug)]
@@ -88,16 +23,6 @@ pub struct Pod {
     cgroup: Cgroup,
     driver: Driver,
     network: Option<Network>,
-    node: Node,
-}
-
-#[derive(Debug)]
-struct Network {
-    host_veths: Vec<String>,
-    address: u8,
-    link: Link,
-    mac: Mac,
-    netns: Netns,
     node: Node,
 }
 
@@ -200,125 +125,7 @@ impl Pod {
     }
 }
 
-impl Network {
-    fn new(node: &Node, spec: &Spec) -> Self {
-        let netns = Netns::new();
-        node.watch(&netns.path());
-        let (address, link) = (node.next_address(), spec.link);
-        let mac = Mac([0; 6]);
-        let mut network = Self { host_veths: Vec::new(), address, link, mac, netns, node: node.clone() };
-        for _ in 0..spec.interfaces {
-            network.add_interface();
-        }
-        network.mac = netdev::mac(&network.netns, "eth0");
-        network
-    }
-
-    fn add_interface(&mut self) {
-        let number = u8::try_from(self.host_veths.len()).expect("a pod has few interfaces");
-        let (host, inner) = (format!("veth{:x}", name::number()), format!("eth{number}"));
-        netdev::veth(self.node.netns(), &host, &self.netns, &inner);
-        let (v4, v6) = (self.v4(number), self.v6(number));
-        let mut on_node = vec![format!("link set {host} up")];
-        let mut in_pod = vec![format!("link set {inner} up")];
-        if self.link == Link::Routed {
-            let (gw4, gw6) = ("169.254.1.1", "fe80::1");
-            on_node.push(format!("addr add {gw4}/32 dev {host}"));
-            on_node.push(format!("addr add {gw6}/64 dev {host} nodad"));
-            on_node.push(format!("route add {v4}/32 dev {host}"));
-            on_node.push(format!("route add {v6}/128 dev {host}"));
-            in_pod.push(format!("addr add {v4}/32 dev {inner}"));
-            in_pod.push(format!("addr add {v6}/128 dev {inner} nodad"));
-            in_pod.push(format!("route add {gw4} dev {inner}"));
-            in_pod.push(format!("route add default via {gw4} dev {inner}"));
-            in_pod.push(format!("route add default via {gw6} dev {inner}"));
-        } else {
-            on_node.push(format!("link set {host} master {}", BRIDGES[usize::from(number)]));
-            in_pod.push(format!("addr add {v4}/24 dev {inner}"));
-            in_pod.push(format!("addr add {v6}/64 dev {inner} nodad"));
-            if number == 0 {
-                in_pod.push(format!("route add default via {}", gateway_v4(0)));
-                in_pod.push(format!("route add default via {}", gateway_v6(0)));
-            }
-        }
-        netdev::ip(self.node.netns(), &on_node);
-        netdev::ip(&self.netns, &in_pod);
-        self.host_veths.push(host);
-    }
-
-    fn v4(&self, interface: u8) -> Ipv4Addr {
-        if self.link == Link::Routed {
-            Ipv4Addr::new(10, 120, 0, self.address)
-        } else {
-            with_host_v4(gateway_v4(interface), self.address)
-        }
-    }
-
-    fn v6(&self, interface: u8) -> Ipv6Addr {
-        let base =
-            if self.link == Link::Routed { Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1) } else { gateway_v6(interface) };
-        Ipv6Addr::from_bits(base.to_bits() - 1 + u128::from(self.address))
-    }
-}
-
-fn with_host_v4(gateway: Ipv4Addr, host: u8) -> Ipv4Addr {
-    Ipv4Addr::from_bits(gateway.to_bits() - 1 + u32::from(host))
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        // A namespace takes its veths along some time after it ends; the node's side must be gone at once.
-        for host in &self.host_veths {
-            netdev::remove(self.node.netns(), host);
-        }
-    }
-}
-
 /// A UID whose first eight digits no other pod of this run has.
 fn fresh_uid() -> String {
     format!("{:08x}-0000-4000-8000-{:012x}", 0x1500_0000 + name::number(), std::process::id())
-}
-
-fn cgroup_path(spec: &Spec, uid: &str) -> PathBuf {
-    let class = match spec.qos {
-        Qos::Guaranteed => None,
-        Qos::Burstable => Some("burstable"),
-        Qos::BestEffort => Some("besteffort"),
-    };
-    let names = [Some(spec.prefix).filter(|prefix| !prefix.is_empty()), Some("kubepods"), class];
-    let pod = format!("pod{uid}");
-    let names = names.into_iter().flatten();
-    match spec.driver {
-        Driver::Cgroupfs => names.chain([pod.as_str()]).collect(),
-        Driver::Systemd => {
-            // A slice's name holds those of all slices above it.
-            let pod = pod.replace('-', "_");
-            let mut slice = String::new();
-            let grow = |name: &str| {
-                slice = if slice.is_empty() { name.to_owned() } else { format!("{slice}-{name}") };
-                format!("{slice}.slice")
-            };
-            names.chain([pod.as_str()]).map(grow).collect()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cgroups_are_named_as_kubelet_names_them() {
-        let uid = "0f0e0d0c-1234-4000-8000-0123456789ab";
-        let path = |driver, qos, prefix| {
-            let spec = Spec { driver, qos, prefix, ..Spec::default() };
-            cgroup_path(&spec, uid).display().to_string()
-        };
-        assert_eq!(path(Driver::Cgroupfs, Qos::BestEffort, ""), format!("kubepods/besteffort/pod{uid}"));
-        assert_eq!(path(Driver::Cgroupfs, Qos::Guaranteed, "kubelet"), format!("kubelet/kubepods/pod{uid}"));
-        let slice =
-            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0f0e0d0c_1234_4000_8000_0123456789ab.slice";
-        assert_eq!(path(Driver::Systemd, Qos::Burstable, ""), slice);
-        assert!(path(Driver::Systemd, Qos::Guaranteed, "kubelet").starts_with("kubelet.slice/kubelet-kubepods.slice/"));
-    }
 }
