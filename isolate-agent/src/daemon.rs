@@ -132,7 +132,7 @@ impl Loop {
                 }
                 drop(reply.send(outcomes));
             }
-            Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by))),
+            Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by).await)),
             Command::Status { fresh, reply } => {
                 if fresh {
                     self.engine.look().await;

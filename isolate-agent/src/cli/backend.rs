@@ -54,7 +54,7 @@ impl Backend {
                 Err(cause) => direct(&settings, cause).await?,
             },
         };
-        Ok(direct.remove(&request, &myself()))
+        Ok(direct.remove(&request, &myself()).await)
     }
 
     /// Describes the node.

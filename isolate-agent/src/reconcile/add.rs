@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Engine, no_slot};
 use crate::{
     control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
-    desired::{Entry, RECORD_VERSION, Record},
+    desired::{Desired, Entry, RECORD_VERSION, Record},
     inventory::Guard,
     pod::PodUid,
 };
@@ -15,18 +15,7 @@ use crate::{
 impl Engine {
     /// Isolates pods. `received` is when the request arrived.
     pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
-        let unknown = |engine: &Self| {
-            request
-                .uids
-                .iter()
-                .any(|text| matches!(engine.resolve(text), Err(outcome) if outcome.code == Code::NoSuchPod))
-        };
-        if unknown(self) {
-            // A pod that is younger than the last pass.
-            if let Ok(inventory) = self.scanner.scan().await {
-                self.inventory = inventory;
-            }
-        }
+        self.look_for(&request.uids).await;
         let resolved: Vec<Result<(String, PodUid), Outcome>> =
             request.uids.iter().map(|text| self.admit(text, request)).collect();
         if request.dry_run {
@@ -37,13 +26,16 @@ impl Engine {
         }
 
         let uids: BTreeSet<PodUid> = resolved.iter().flatten().map(|(_, uid)| *uid).collect();
-        self.want(&uids, request, by);
+        let before = self.want(&uids, request, by);
         let (actions, no_slots) = self.view().isolate(&uids);
         let mut errors = self.apply(&actions);
         let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
 
         for uid in &no_slots {
-            self.desired.remove(uid);
+            match before.get(uid) {
+                Some(entry) => self.desired.insert(*uid, entry.clone()),
+                None => self.desired.remove(uid),
+            };
         }
         let mut unsaved = Vec::new();
         for uid in uids.iter().filter(|uid| !no_slots.contains(uid)) {
@@ -95,11 +87,14 @@ impl Engine {
         }
     }
 
-    /// Notes what is asked for; a pod that is isolated already keeps the time since when.
-    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, by: &str) {
+    /// Notes what is asked for; a pod that is isolated already keeps the time since when. Returns what was noted of
+    /// these pods before.
+    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, by: &str) -> Desired {
+        let mut noted = Desired::new();
         for uid in uids {
-            let before = self.desired.get(uid).and_then(Entry::record);
-            let since = before.map_or_else(Timestamp::now, |record| record.since);
+            let before = self.desired.get(uid);
+            noted.extend(before.map(|entry| (*uid, entry.clone())));
+            let since = before.and_then(Entry::record).map_or_else(Timestamp::now, |record| record.since);
             let record = Record {
                 version: RECORD_VERSION,
                 uid: *uid,
@@ -110,6 +105,7 @@ impl Engine {
             };
             self.desired.insert(*uid, Entry::Unsaved(record));
         }
+        noted
     }
 
     /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).

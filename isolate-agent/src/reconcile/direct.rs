@@ -28,8 +28,8 @@ impl Direct {
     }
 
     /// Releases pods.
-    pub fn remove(&mut self, request: &RemoveRequest, by: &str) -> Outcomes {
-        self.0.remove(request, by)
+    pub async fn remove(&mut self, request: &RemoveRequest, by: &str) -> Outcomes {
+        self.0.remove(request, by).await
     }
 
     /// Describes the node.

@@ -8,7 +8,8 @@ use crate::{
 
 impl Engine {
     /// Releases pods.
-    pub fn remove(&mut self, request: &RemoveRequest, by: &str) -> Outcomes {
+    pub async fn remove(&mut self, request: &RemoveRequest, by: &str) -> Outcomes {
+        self.look_for(&request.uids).await;
         let named: Vec<(String, Result<PodUid, Outcome>)> = if request.all {
             self.desired.keys().map(|uid| (uid.to_string(), Ok(*uid))).collect()
         } else {

@@ -21,6 +21,19 @@ impl Outcome {
 }
 
 impl Engine {
+    /// Scans again unless every text is the whole UID of a pod that is known: a pod that is younger than the last pass
+    /// may be the one that is meant, or make a prefix ambiguous.
+    pub(super) async fn look_for(&mut self, texts: &[String]) {
+        let known = |text: &String| text.parse().is_ok_and(|uid: PodUid| self.inventory.pods.contains_key(&uid));
+        if texts.iter().all(known) {
+            return;
+        }
+        match self.scanner.scan().await {
+            Ok(inventory) => self.inventory = inventory,
+            Err(error) => self.warnings.push(error.to_string()),
+        }
+    }
+
     /// The one pod that is meant, among those on the node and those isolated.
     pub(super) fn resolve(&self, text: &str) -> Result<PodUid, Outcome> {
         let query: UidQuery = text
