@@ -30,6 +30,19 @@ pub struct Observed {
     pub cgroup_links: BTreeMap<(CgroupId, Direction), LinkState>,
     /// Pinned links of the veth hook.
     pub veth_links: BTreeMap<(IfIndex, Direction), LinkState>,
+    /// Pinned links of the netdev hook. Whether another program runs first inside the pod is not looked at.
+    pub netdev_links: BTreeMap<(NetdevKey, Direction), LinkState>,
+}
+
+/// An interface inside a pod's namespace, and the slot that its programs were loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetdevKey {
+    /// The slot.
+    pub slot: Slot,
+    /// Inode number of the namespace. Used again after its death; a link dies with the namespace.
+    pub namespace: u64,
+    /// Index of the interface there.
+    pub index: u32,
 }
 
 /// What a pinned link is worth.

@@ -13,8 +13,8 @@ use isolate_common::{DIRECTIONS, Direction, Policy, gate_for};
 
 use crate::{
     desired::Desired,
-    inventory::{CgroupId, HostVeth, IfIndex, Inventory, Pod},
-    observed::{LinkState, Observed, Slot, uid_of},
+    inventory::{CgroupId, HostVeth, IfIndex, Inside, Inventory, Pod},
+    observed::{LinkState, NetdevKey, Observed, Slot, uid_of},
     pod::PodUid,
     settings::Arm,
 };
@@ -41,6 +41,10 @@ pub enum Action {
     AttachCgroup(CgroupPlace, Direction),
     /// Attaches the veth hook of an isolated pod.
     AttachVeth(HostVeth, Direction),
+    /// Attaches the netdev hook inside an isolated pod.
+    AttachNetdev(NetdevPlace, Direction),
+    /// Detaches the netdev hook, or collects its pin.
+    DetachNetdev(NetdevKey, Direction),
     /// Detaches the cgroup hook, or collects its pin.
     DetachCgroup(CgroupId, Direction),
     /// Forgets a cgroup.
@@ -62,6 +66,19 @@ pub struct CgroupPlace {
     pub id: CgroupId,
     /// Its directory.
     pub path: PathBuf,
+}
+
+/// An interface inside a pod's namespace to attach to. Those without a host end come first: nothing else cuts them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NetdevPlace {
+    /// Whether its frames pass a host veth as well.
+    pub has_host_end: bool,
+    /// Which interface, for whom.
+    pub key: NetdevKey,
+    /// A process that lives in the namespace.
+    pub pid: i32,
+    /// The interface's name there.
+    pub name: String,
 }
 
 /// A policy with an order, which only sorts it among equals.
@@ -147,6 +164,7 @@ impl View<'_> {
                     }
                     self.attach_veth(veth, &mut actions);
                 }
+                self.attach_netdev(pod, slot, &mut actions);
             }
         }
         if gate != self.observed.gate {
@@ -164,6 +182,19 @@ impl View<'_> {
             if self.observed.cgroup_links.get(&(cgroup.id, direction)) != Some(&LinkState::Holding) {
                 let place = CgroupPlace { id: cgroup.id, path: cgroup.path.clone() };
                 actions.push(Action::AttachCgroup(place, direction));
+            }
+        }
+    }
+
+    fn attach_netdev(&self, pod: &Pod, slot: Slot, actions: &mut Vec<Action>) {
+        for interface in &pod.interfaces {
+            let Some(Inside { namespace, index, pid }) = interface.inside else { continue };
+            let key = NetdevKey { slot, namespace, index };
+            for direction in DIRECTIONS {
+                if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.is_live()) {
+                    let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
+                    actions.push(Action::AttachNetdev(NetdevPlace { has_host_end, key, pid, name }, direction));
+                }
             }
         }
     }
@@ -189,10 +220,11 @@ impl View<'_> {
         }
     }
 
-    /// Slots that neither hold a pod nor are led to by a key.
+    /// Slots that neither hold a pod nor are led to by a key or a netdev hook.
     fn vacant_slots(&self) -> impl Iterator<Item = Slot> {
         let keys = self.observed.cgroup_keys.values().chain(self.observed.veth_keys.values());
-        let used: BTreeSet<Slot> = keys.chain(self.observed.policies.keys()).copied().collect();
+        let netdevs = self.observed.netdev_links.keys().map(|(key, _)| &key.slot);
+        let used: BTreeSet<Slot> = keys.chain(netdevs).chain(self.observed.policies.keys()).copied().collect();
         (1..=self.observed.capacity).map(Slot).filter(move |slot| !used.contains(slot))
     }
 
@@ -228,6 +260,7 @@ impl View<'_> {
                 actions.push(Action::DetachCgroup(*id, *direction));
             }
         }
+        self.release_netdevs(&wanted, actions);
         for slot in self.observed.policies.keys() {
             if !wanted.contains_key(slot) {
                 actions.push(Action::Vacate(*slot));
@@ -240,6 +273,26 @@ impl View<'_> {
         });
         if gate != open.unwrap_or(self.observed.gate) {
             actions.push(Action::NarrowGate(gate));
+        }
+    }
+
+    fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, actions: &mut Vec<Action>) {
+        let places = |pod: &Pod| {
+            let inside = pod.interfaces.iter().filter_map(|interface| interface.inside);
+            inside.map(|inside| (inside.namespace, inside.index)).collect()
+        };
+        let owners = self.owners(places);
+        for ((key, direction), state) in &self.observed.netdev_links {
+            let (uid, owners) = (wanted.get(&key.slot), owners.get(&(key.namespace, key.index)));
+            // Attaching anew replaces the pin.
+            let renewed = uid.is_some_and(|uid| owners.is_some_and(|owners| owners.contains(uid)));
+            // A desired pod that there is no slot for keeps what cuts it.
+            let orphaned =
+                |uid: &PodUid| self.desired.contains_key(uid) && !wanted.values().any(|placed| placed == uid);
+            let needed = state.is_live() && owners.is_some_and(|owners| owners.iter().any(orphaned));
+            if !renewed && !needed && !keeps(uid, owners, state.is_live()) {
+                actions.push(Action::DetachNetdev(*key, *direction));
+            }
         }
     }
 

@@ -5,8 +5,8 @@ use crate::{
         Coverage, Drops, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
     },
     desired::Entry,
-    inventory::{CgroupId, HostVeth, IfIndex, Inventory, Pod},
-    observed::{LinkState, Observed, Slot},
+    inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
+    observed::{LinkState, NetdevKey, Observed, Slot},
     pod::PodUid,
     settings::Arm,
 };
@@ -17,45 +17,74 @@ pub type Unattachable = std::collections::BTreeMap<IfIndex, String>;
 
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
-    let mut hooks = Vec::new();
-    let mut push = |hook: Hook, direction: Direction, place: &str, state, detail: Option<String>| {
-        let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
-        hooks.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
-    };
+    let mut rows = Rows::default();
     for direction in DIRECTIONS {
         if let Some(cgroup) = &pod.cgroup {
-            let (state, detail) = cgroup_state(cgroup.id, direction, slot, observed);
-            push(Hook::Cgroup, direction, &cgroup.path.display().to_string(), state, detail);
+            let state = cgroup_state(cgroup.id, direction, slot, observed);
+            rows.push(Hook::Cgroup, direction, &cgroup.path.display().to_string(), state);
         } else {
-            let why = "the pod has no cgroup in the unified hierarchy (cgroup v1)".to_owned();
-            push(Hook::Cgroup, direction, "-", HookState::Missing, Some(why));
+            let why = "the pod has no cgroup in the unified hierarchy (cgroup v1)";
+            rows.push(Hook::Cgroup, direction, "-", missing(why));
         }
     }
-    for veth in pod.host_veths() {
-        for direction in DIRECTIONS {
-            let (state, detail) = veth_state(veth, direction, observed, unattachable);
-            push(Hook::Veth, direction, &veth.name, state, detail);
+    for hook in [Hook::Veth, Hook::Netdev] {
+        for interface in &pod.interfaces {
+            for direction in DIRECTIONS {
+                let (place, state) = match (hook, &interface.host) {
+                    (Hook::Veth, Some(veth)) => (&veth.name, veth_state(veth, direction, observed, unattachable)),
+                    (Hook::Veth, None) => {
+                        let why = format!("a {} has no host end", interface.kind);
+                        (&interface.name, (HookState::NotApplicable, Some(why)))
+                    }
+                    _ => (&interface.name, netdev_state(interface, direction, slot, observed)),
+                };
+                rows.push(hook, direction, place, state);
+            }
+        }
+        if pod.interfaces.is_empty() {
+            for direction in DIRECTIONS {
+                rows.push(hook, direction, "-", without_interfaces(pod));
+            }
         }
     }
-    for interface in pod.without_host_end() {
-        for direction in DIRECTIONS {
-            let why = format!("interface {} ({}) has no host end", interface.name, interface.kind);
-            push(Hook::Veth, direction, &interface.name, HookState::Missing, Some(why));
-        }
+    rows.0
+}
+
+#[derive(Default)]
+struct Rows(Vec<HookStatus>);
+
+impl Rows {
+    fn push(&mut self, hook: Hook, direction: Direction, place: &str, (state, detail): (HookState, Option<String>)) {
+        let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
+        self.0.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
     }
-    if pod.interfaces.is_empty() {
-        let (state, why) = if pod.host_network {
-            (HookState::NotApplicable, "the pod uses the node's interfaces, which are never touched")
-        } else if pod.namespaces == 0 {
-            (HookState::Missing, "no process of the pod runs, so its interfaces are not known")
-        } else {
-            (HookState::NotApplicable, "the pod has no interface but loopback")
-        };
-        for direction in DIRECTIONS {
-            push(Hook::Veth, direction, "-", state, Some(why.to_owned()));
-        }
+}
+
+fn missing(why: &str) -> (HookState, Option<String>) {
+    (HookState::Missing, Some(why.to_owned()))
+}
+
+fn without_interfaces(pod: &Pod) -> (HookState, Option<String>) {
+    if pod.host_network {
+        let why = "the pod uses the node's interfaces, which are never touched";
+        (HookState::NotApplicable, Some(why.to_owned()))
+    } else if pod.namespaces == 0 {
+        missing("no process of the pod runs, so its interfaces are not known")
+    } else {
+        (HookState::NotApplicable, Some("the pod has no interface but loopback".to_owned()))
     }
-    hooks
+}
+
+fn netdev_state(
+    interface: &Interface,
+    direction: Direction,
+    slot: Option<Slot>,
+    observed: &Observed,
+) -> (HookState, Option<String>) {
+    let (Some(Inside { namespace, index, .. }), Some(slot)) = (interface.inside, slot) else {
+        return missing("the interface was not there a moment ago");
+    };
+    link_state(observed.netdev_links.get(&(NetdevKey { slot, namespace, index }, direction)), None)
 }
 
 fn cgroup_state(
@@ -101,14 +130,23 @@ fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, O
 pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
     let mut open = Vec::new();
     for status in hooks.iter().filter(|status| status.state == HookState::Missing) {
+        let has_host_end = pod.host_veths().next().is_some();
         let leaves = match (status.hook.as_str(), status.direction.as_str()) {
             ("cgroup", "in") => "packets that reach its sockets other than through a veth, loopback included",
             ("cgroup", _) => "packets that its sockets send other than through a veth, loopback included",
-            (_, "in") => "frames into it that reach no socket (ARP, packet sockets, answers made by its kernel side)",
-            (_, _) => "frames out of it that no IP socket sends (ARP, packet sockets, answers made by its kernel side)",
+            ("netdev", _) if has_host_end => "frames that the CNI hands over past the host end (bpf_redirect_peer)",
+            (_, "in") => "frames into it that reach no socket (ARP, packet sockets, answers of its kernel)",
+            (_, _) => "frames out of it that no IP socket sends (ARP, packet sockets, answers of its kernel)",
         };
         let why = status.detail.as_deref().unwrap_or("it does not hold");
         open.push(format!("{} hook, {}, at {}: {why}; open: {leaves}", status.hook, status.direction, status.place));
+    }
+    for interface in pod.without_host_end() {
+        open.push(format!(
+            "interface {} ({}) has no host end: frames that a packet socket sends past the queueing layer \
+             (PACKET_QDISC_BYPASS, AF_XDP) pass no hook",
+            interface.name, interface.kind
+        ));
     }
     if pod.host_network {
         open.push(

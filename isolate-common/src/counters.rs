@@ -1,6 +1,6 @@
 //! What the programs count, per CPU.
 
-use crate::{Direction, Hook};
+use crate::{DIRECTIONS, Direction, HOOKS, Hook};
 
 /// Packets and bytes (as `skb->len` has them: from the Ethernet header on the veth, from the IP header on the cgroup).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,12 +12,12 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// Value of the counter map: what one slot's programs dropped. One cache line.
+/// Value of the counter map: what one slot's programs dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SlotCounters {
     /// By [`Hook`], then [`Direction`].
-    pub dropped: [[Counter; 2]; 2],
+    pub dropped: [[Counter; DIRECTIONS.len()]; HOOKS.len()],
 }
 
 impl SlotCounters {
@@ -37,7 +37,7 @@ impl SlotCounters {
     }
 }
 
-const _: () = assert!(size_of::<SlotCounters>() == 64);
+const _: () = assert!(size_of::<SlotCounters>() == 96);
 
 /// What can go wrong in a program. Each drops the packet of the pod concerned, and is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

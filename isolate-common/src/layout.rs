@@ -11,6 +11,8 @@ pub enum Hook {
     Cgroup = 0,
     /// tcx on the host end of the pod's veth: every frame, whoever made it.
     Veth = 1,
+    /// tcx on an interface inside the pod's namespace: frames that pass no host end.
+    Netdev = 2,
 }
 
 /// Which way a packet goes, seen from the pod.
@@ -24,7 +26,7 @@ pub enum Direction {
 }
 
 /// All hooks, in the order of their counters.
-pub const HOOKS: [Hook; 2] = [Hook::Cgroup, Hook::Veth];
+pub const HOOKS: [Hook; 3] = [Hook::Cgroup, Hook::Veth, Hook::Netdev];
 /// Both directions, in the order of their counters.
 pub const DIRECTIONS: [Direction; 2] = [Direction::In, Direction::Out];
 
@@ -34,6 +36,7 @@ impl Hook {
         match self {
             Self::Cgroup => "cgroup",
             Self::Veth => "veth",
+            Self::Netdev => "netdev",
         }
     }
 }

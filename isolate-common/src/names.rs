@@ -24,6 +24,13 @@ pub const CGROUP_OUT: &str = "iso_cgroup_out";
 pub const VETH_IN: &str = "iso_veth_in";
 /// tcx ingress of the host veth: frames that come out of the pod.
 pub const VETH_OUT: &str = "iso_veth_out";
+/// tcx ingress of an interface inside the pod's namespace: frames that come in there.
+pub const NETDEV_IN: &str = "iso_netdev_in";
+/// tcx egress of an interface inside the pod's namespace: frames that go out there.
+pub const NETDEV_OUT: &str = "iso_netdev_out";
+/// Constant of the netdev programs: the slot of the one pod that this copy was loaded for. An ifindex means nothing
+/// outside its namespace, and a program is not told the namespace (tc has no `bpf_get_netns_cookie` before 6.15).
+pub const NETDEV_SLOT: &str = "ISO_SLOT";
 
 #[cfg(test)]
 mod tests {
@@ -32,7 +39,7 @@ mod tests {
     #[test]
     fn names_fit_the_kernel() {
         // BPF_OBJ_NAME_LEN is 16 with the terminating zero.
-        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT]) {
+        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_OUT]) {
             assert!(name.len() <= 15, "{name} would be cut");
         }
     }

@@ -25,6 +25,10 @@ static ISO_COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(E
 #[map]
 static ISO_ERRORS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ENTRIES, 0);
 
+/// Which pod this copy of a program was loaded for; the agent sets it.
+#[unsafe(no_mangle)]
+static ISO_SLOT: u32 = 0;
+
 /// Whose packet it is.
 #[derive(Clone, Copy)]
 pub(crate) enum Attribution {
@@ -44,6 +48,12 @@ pub(crate) fn gate() -> u32 {
         return u32::MAX;
     };
     *gate
+}
+
+#[inline(always)]
+pub(crate) fn own_slot() -> u32 {
+    // SAFETY: a constant of this object; read as volatile because its value is the loader's, not the compiler's.
+    unsafe { core::ptr::read_volatile(&raw const ISO_SLOT) }
 }
 
 #[inline(always)]

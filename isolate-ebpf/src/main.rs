@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use isolate_common::{Direction, GATE_SHUT, Hook, Lookup, Verdict, verdict};
 
-use crate::lookup::{Attribution, count, gate, policy, slot_of_cgroup, slot_of_ifindex};
+use crate::lookup::{Attribution, count, gate, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
 
 /// What a `cgroup_skb` program returns to let a packet go on; 0 drops it (on egress the sender sees EPERM).
 const CGROUP_PASS: i32 = 1;
@@ -35,6 +35,18 @@ fn iso_veth_in(ctx: TcContext) -> i32 {
 #[classifier]
 fn iso_veth_out(ctx: TcContext) -> i32 {
     veth(&ctx, Direction::Out)
+}
+
+/// Frames that come in on an interface inside the pod's namespace.
+#[classifier]
+fn iso_netdev_in(ctx: TcContext) -> i32 {
+    netdev(&ctx, Direction::In)
+}
+
+/// Frames that go out on an interface inside the pod's namespace.
+#[classifier]
+fn iso_netdev_out(ctx: TcContext) -> i32 {
+    netdev(&ctx, Direction::Out)
 }
 
 /// Packets for the pod's sockets.
@@ -58,6 +70,15 @@ fn veth(ctx: &TcContext, direction: Direction) -> i32 {
     // SAFETY: the kernel hands the program a valid __sk_buff.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     match decide(slot_of_ifindex(ifindex), Hook::Veth, direction, ctx.len(), false) {
+        Verdict::NoOpinion => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+    }
+}
+
+/// Loaded for and attached to one isolated pod only.
+#[inline(always)]
+fn netdev(ctx: &TcContext, direction: Direction) -> i32 {
+    match decide(Attribution::Slot(own_slot()), Hook::Netdev, direction, ctx.len(), false) {
         Verdict::NoOpinion => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
     }

@@ -5,6 +5,7 @@
 
 mod links;
 mod maps;
+mod netdev;
 mod object;
 mod pins;
 mod sys;
@@ -14,7 +15,7 @@ use std::{io, path::PathBuf};
 use isolate_common::{Hook, KernelError, SlotCounters};
 use thiserror::Error;
 
-use self::{links::Links, maps::Maps, object::Programs};
+use self::{links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
 use crate::{
     observed::{Observed, Slot},
     plan::Action,
@@ -97,6 +98,7 @@ pub enum EnforceError {
 pub struct Enforcer {
     maps: Maps,
     programs: Programs,
+    netdev: NetdevPrograms,
     links: Links,
 }
 
@@ -109,7 +111,7 @@ impl Enforcer {
         }
         let maps = Maps::open(&folder)?;
         let programs = Programs::open(&folder, &maps)?;
-        Ok(Self { maps, programs, links: Links::new(&folder) })
+        Ok(Self { maps, programs, netdev: NetdevPrograms::new(&folder), links: Links::new(&folder) })
     }
 
     /// What the kernel holds of ours.
@@ -130,6 +132,11 @@ impl Enforcer {
                 self.links.attach_cgroup(&self.programs, place, *direction, observed)
             }
             Action::AttachVeth(veth, direction) => self.links.attach_veth(&self.programs, veth, *direction, observed),
+            Action::AttachNetdev(place, direction) => {
+                let program = self.netdev.of(place.key.slot, *direction)?;
+                self.links.attach_netdev(program, place, *direction, observed)
+            }
+            Action::DetachNetdev(key, direction) => self.links.detach_netdev(*key, *direction, observed),
             Action::DetachCgroup(id, direction) => self.links.detach_cgroup(*id, *direction, observed),
             Action::DetachVeth(ifindex, direction) => self.links.detach_veth(*ifindex, *direction, observed),
             Action::DropCgroupKey(id) => self.maps.drop_cgroup_key(*id, observed),

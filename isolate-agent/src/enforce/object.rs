@@ -9,10 +9,10 @@ use std::{
 };
 
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     programs::{Program, ProgramInfo},
 };
-use isolate_common::{Direction, Hook, KernelError, names};
+use isolate_common::{Direction, KernelError, names};
 
 use super::{EnforceError, maps::Maps, pins};
 
@@ -22,31 +22,21 @@ static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/isolate-ebpf"))
 /// Host veths that can be keyed for each isolated pod, on the average: most have one, Multus adds a few.
 const VETHS_PER_POD: u32 = 2;
 
-/// Name of the program for a hook and direction.
-pub(super) const fn program_name(hook: Hook, direction: Direction) -> &'static str {
-    match (hook, direction) {
-        (Hook::Cgroup, Direction::In) => names::CGROUP_IN,
-        (Hook::Cgroup, Direction::Out) => names::CGROUP_OUT,
-        (Hook::Veth, Direction::In) => names::VETH_IN,
-        (Hook::Veth, Direction::Out) => names::VETH_OUT,
-    }
-}
+/// Programs that one copy of serves all pods.
+const PINNED: [&str; 4] = [names::CGROUP_IN, names::CGROUP_OUT, names::VETH_IN, names::VETH_OUT];
 
 /// Loads the programs with maps for `max_isolated` pods and pins all of it below `folder`, whole or not at all.
 pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceError> {
-    if OBJECT.is_empty() {
-        return Err(EnforceError::NoObject);
-    }
     // Slot 0 is never given out.
     let slots = max_isolated + 1;
-    let mut object = EbpfLoader::new()
+    let mut loader = loader();
+    loader
         .map_max_entries(names::CGROUP, max_isolated)
         .map_max_entries(names::IFINDEX, max_isolated.saturating_mul(VETHS_PER_POD))
         .map_max_entries(names::POLICY, slots)
         .map_max_entries(names::COUNTERS, slots)
-        .map_max_entries(names::ERRORS, u32::try_from(KernelError::ALL.len()).expect("a handful"))
-        .load(OBJECT)
-        .map_err(load_error)?;
+        .map_max_entries(names::ERRORS, u32::try_from(KernelError::ALL.len()).expect("a handful"));
+    let mut object = load(&mut loader)?;
 
     // Pins are made in a folder beside the final one, which then takes its name: a crash leaves no half of them.
     let draft = folder.with_file_name("draft");
@@ -59,7 +49,8 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
         let map = object.map(name).ok_or_else(|| load_error(format!("the object has no map {name}")))?;
         map.pin(pins::map(&draft, name)).map_err(load_error)?;
     }
-    for (name, program) in object.programs_mut() {
+    // The netdev programs are loaded for one pod each.
+    for (name, program) in object.programs_mut().filter(|(name, _)| PINNED.contains(name)) {
         match program {
             Program::SchedClassifier(classifier) => classifier.load(),
             Program::CgroupSkb(filter) => filter.load(),
@@ -71,7 +62,20 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
     fs::rename(&draft, folder).map_err(|source| EnforceError::Pin { step: "make", path: folder.to_owned(), source })
 }
 
-fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
+/// A loader of the object, for its caller to set sizes and constants.
+pub(super) fn loader<'a>() -> EbpfLoader<'a> {
+    EbpfLoader::new()
+}
+
+/// Parses the object and makes or opens its maps; loads no program yet.
+pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, EnforceError> {
+    if OBJECT.is_empty() {
+        return Err(EnforceError::NoObject);
+    }
+    loader.load(OBJECT).map_err(load_error)
+}
+
+pub(super) fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
     EnforceError::Load { source: error.into() }
 }
 
@@ -87,14 +91,14 @@ fn discard(draft: &Path) -> Result<(), EnforceError> {
 /// The pinned programs.
 #[derive(Debug)]
 pub(super) struct Programs {
-    all: [PinnedProgram; 4],
+    /// By direction, as all of these.
+    cgroup: [PinnedProgram; 2],
+    veth: [PinnedProgram; 2],
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct PinnedProgram {
-    hook: Hook,
-    direction: Direction,
     pub(super) fd: OwnedFd,
     pub(super) id: u32,
 }
@@ -102,27 +106,27 @@ pub(super) struct PinnedProgram {
 impl Programs {
     /// Opens the pins and makes sure that these programs use these maps.
     pub(super) fn open(folder: &Path, maps: &Maps) -> Result<Self, EnforceError> {
-        let open = |hook, direction| PinnedProgram::open(folder, hook, direction, maps);
+        let open = |name| PinnedProgram::open(folder, name, maps);
         Ok(Self {
-            all: [
-                open(Hook::Cgroup, Direction::In)?,
-                open(Hook::Cgroup, Direction::Out)?,
-                open(Hook::Veth, Direction::In)?,
-                open(Hook::Veth, Direction::Out)?,
-            ],
+            cgroup: [open(names::CGROUP_IN)?, open(names::CGROUP_OUT)?],
+            veth: [open(names::VETH_IN)?, open(names::VETH_OUT)?],
         })
     }
 
-    /// The program for a hook and direction.
-    pub(super) fn of(&self, hook: Hook, direction: Direction) -> &PinnedProgram {
-        let found = self.all.iter().find(|program| program.hook == hook && program.direction == direction);
-        found.expect("all four are opened together")
+    /// The cgroup hook's program.
+    pub(super) const fn cgroup(&self, direction: Direction) -> &PinnedProgram {
+        &self.cgroup[direction as usize]
+    }
+
+    /// The veth hook's program.
+    pub(super) const fn veth(&self, direction: Direction) -> &PinnedProgram {
+        &self.veth[direction as usize]
     }
 }
 
 impl PinnedProgram {
-    fn open(folder: &Path, hook: Hook, direction: Direction, maps: &Maps) -> Result<Self, EnforceError> {
-        let path = pins::program(folder, program_name(hook, direction));
+    fn open(folder: &Path, name: &str, maps: &Maps) -> Result<Self, EnforceError> {
+        let path = pins::program(folder, name);
         let foreign = |why: String| EnforceError::Foreign { what: "program", path: path.clone(), why };
         let info = ProgramInfo::from_pin(&path).map_err(|error| foreign(error.to_string()))?;
         let used = info.map_ids().map_err(|error| foreign(error.to_string()))?.unwrap_or_default();
@@ -133,6 +137,6 @@ impl PinnedProgram {
         }
         let fd = info.fd().map_err(|error| foreign(error.to_string()))?;
         let fd = fd.as_fd().try_clone_to_owned().map_err(|error| foreign(error.to_string()))?;
-        Ok(Self { hook, direction, fd, id: info.id() })
+        Ok(Self { fd, id: info.id() })
     }
 }

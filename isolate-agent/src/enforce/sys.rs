@@ -110,6 +110,13 @@ pub(super) fn link_create(
     new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
+/// `BPF_LINK_DETACH`: detaches a link before it returns, whoever else still holds it (since Linux 5.9).
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = as_fd_field(link.as_raw_fd());
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// `BPF_OBJ_GET_INFO_BY_FD` on a link.
 pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     // SAFETY: plain integers; the kernel overwrites what it knows of.

@@ -123,6 +123,19 @@ pub struct Interface {
     pub kind: String,
     /// Its other end in the node's network namespace; none for kinds without one.
     pub host: Option<HostVeth>,
+    /// How to get at it from inside; none if it came up too late to be asked for it.
+    pub inside: Option<Inside>,
+}
+
+/// An interface as its own namespace has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Inside {
+    /// Inode number of the namespace: unique for as long as the namespace lives.
+    pub namespace: u64,
+    /// Its index there.
+    pub index: u32,
+    /// A process that lives there.
+    pub pid: i32,
 }
 
 /// The host end of a pod's veth.

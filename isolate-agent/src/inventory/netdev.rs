@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{HostVeth, IfIndex, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
+use super::{HostVeth, IfIndex, Inside, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
 
 const VETH: &str = "veth";
 /// Up to so many namespaces, asking for each host end costs less than listing all links of a node with many pods.
@@ -60,14 +60,18 @@ pub(super) fn exits<'a>(
     let mut inside = Vec::new();
     for namespace in namespaces {
         let nsid = netlink.nsid(&namespace.fd)?;
-        inside.push((nsid, netlink.links(Some(nsid))?));
+        inside.push((namespace, nsid, netlink.links(Some(nsid))?));
     }
     let node = match inside.len() {
         0 => return Ok(Vec::new()),
-        1..=FEW => ends(netlink, inside.iter().flat_map(|(_, links)| links))?,
+        1..=FEW => ends(netlink, inside.iter().flat_map(|(_, _, links)| links))?,
         _ => netlink.links(None)?,
     };
-    Ok(inside.iter().map(|(nsid, links)| Exits { nsid: *nsid, found: join(*nsid, links, &node) }).collect())
+    let exits = |(namespace, nsid, links): &(&Netns, i32, Vec<Link>)| {
+        let place = |index| Inside { namespace: namespace.inode(), index, pid: namespace.pid };
+        Exits { nsid: *nsid, found: join(*nsid, links, &node, place) }
+    };
+    Ok(inside.iter().map(exits).collect())
 }
 
 /// The node's links at the indices that these veths name as their other ends, whoever's they are.
@@ -90,7 +94,7 @@ pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
 
 /// The node's own links say which host veths a namespace has; the pod's, among which it can put what it likes, only
 /// add names and what has no host end.
-fn join(nsid: i32, inside: &[Link], node: &[Link]) -> Vec<Exit> {
+fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside) -> Vec<Exit> {
     let mut ends: Vec<&Link> = node.iter().filter(|link| is_veth(link) && link.peer_nsid == Some(nsid)).collect();
     let mut exits = Vec::new();
     for link in inside.iter().filter(|link| !link.loopback) {
@@ -100,11 +104,12 @@ fn join(nsid: i32, inside: &[Link], node: &[Link]) -> Vec<Exit> {
         let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
         if host.is_some() || !stays {
             let kind = kind.unwrap_or("unknown").to_owned();
-            exits.push(Exit { interface: Interface { name: link.name.clone(), kind, host }, to: link.peer_nsid });
+            let interface = Interface { name: link.name.clone(), kind, host, inside: Some(place(link.index)) };
+            exits.push(Exit { interface, to: link.peer_nsid });
         }
     }
     exits.extend(ends.into_iter().map(|end| Exit {
-        interface: Interface { name: "?".to_owned(), kind: VETH.to_owned(), host: Some(host_veth(end)) },
+        interface: Interface { name: "?".to_owned(), kind: VETH.to_owned(), host: Some(host_veth(end)), inside: None },
         to: None,
     }));
     exits
@@ -133,6 +138,10 @@ mod tests {
         }
     }
 
+    fn place(index: u32) -> Inside {
+        Inside { namespace: 1, index, pid: 1 }
+    }
+
     fn names(exits: &[Exit]) -> Vec<(&str, &str, Option<u32>)> {
         let row = |exit: &'_ Exit| exit.interface.host.as_ref().map(|host| host.ifindex.0);
         exits.iter().map(|exit| (exit.interface.name.as_str(), exit.interface.kind.as_str(), row(exit))).collect()
@@ -154,7 +163,7 @@ mod tests {
             link(2, "eth0", Some("veth"), Some((10, Some(0)))),
             link(3, "net1", Some("veth"), Some((11, Some(0)))),
         ];
-        let exits = join(5, &inside, &node);
+        let exits = join(5, &inside, &node, place);
         assert_eq!(names(&exits), [("eth0", "veth", Some(10)), ("net1", "veth", Some(11)), ("?", "veth", Some(13))]);
     }
 
@@ -171,15 +180,15 @@ mod tests {
             link(9, "vb", Some("veth"), Some((8, None))),
             link(10, "wg0", Some("wireguard"), None),
         ];
-        let listed = join(5, &inside, &[]);
+        let listed = join(5, &inside, &[], place);
         let listed: Vec<_> = listed.iter().map(|exit| exit.interface.name.as_str()).collect();
         assert_eq!(listed, ["net1", "sriov", "nk", "tunl9", "wg0"]);
     }
 
     #[test]
     fn a_veth_to_a_container_nested_in_the_pod_stays_inside() {
-        let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &[]);
-        let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &[]);
+        let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &[], place);
+        let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &[], place);
         assert_eq!((outer.len(), nested.len()), (1, 1));
         assert_eq!(interfaces(vec![Exits { nsid: 5, found: outer }, Exits { nsid: 6, found: nested }]), []);
     }

@@ -27,13 +27,19 @@ pub(super) struct NamespaceId {
 #[derive(Debug)]
 pub(super) struct Netns {
     pub(super) fd: OwnedFd,
+    /// A process that lives in it.
+    pub(super) pid: i32,
     id: NamespaceId,
 }
 
 impl Netns {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    fn new(fd: OwnedFd, pid: i32) -> io::Result<Self> {
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd })
+        Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd, pid })
+    }
+
+    pub(super) fn inode(&self) -> u64 {
+        self.id.inode
     }
 }
 
@@ -51,7 +57,7 @@ impl NodeNamespaces {
         let own = Path::new("/proc/thread-self/ns/net");
         let error = |source: Errno| InventoryError::Read { path: own.to_path_buf(), source: source.into() };
         let fd = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
-        let own = Netns::new(fd).map_err(|source| InventoryError::Read { path: own.to_path_buf(), source })?;
+        let own = Netns::new(fd, 0).map_err(|source| InventoryError::Read { path: own.to_path_buf(), source })?;
         // A hardened agent may be kept from looking at process 1; then its own must do.
         let init = Process::open(1).ok();
         let init_net = init.as_ref().and_then(|init| init.netns().ok());
@@ -147,12 +153,13 @@ fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
 #[derive(Debug)]
 struct Process {
     directory: OwnedFd,
+    pid: i32,
 }
 
 impl Process {
     fn open(pid: i32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { directory: rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())? })
+        Ok(Self { directory: rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?, pid })
     }
 
     fn netns(&self) -> io::Result<Netns> {
@@ -163,9 +170,9 @@ impl Process {
                 let tasks = rustix::fs::Dir::read_from(open("task")?)?;
                 let mut names = tasks.flatten().filter_map(|task| task.file_name().to_str().ok().map(str::to_owned));
                 let found = names.find_map(|name| open(&format!("task/{name}/ns/net")).ok());
-                Netns::new(found.ok_or(Errno::SRCH)?)
+                Netns::new(found.ok_or(Errno::SRCH)?, self.pid)
             }
-            Ok(fd) => Netns::new(fd),
+            Ok(fd) => Netns::new(fd, self.pid),
         }
     }
 

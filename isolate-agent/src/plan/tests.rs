@@ -30,7 +30,8 @@ fn entry(pod: u8, keep_loopback: bool) -> Entry {
 
 fn veth(ifindex: u32) -> Interface {
     let host = Some(HostVeth { ifindex: IfIndex(ifindex), name: format!("veth{ifindex}") });
-    Interface { name: "eth0".into(), kind: "veth".into(), host }
+    let inside = Some(Inside { namespace: 7, index: ifindex + 100, pid: 1 });
+    Interface { name: "eth0".into(), kind: "veth".into(), host, inside }
 }
 
 fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) -> Pod {
@@ -76,6 +77,12 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         Action::Vacate(slot) => {
             kernel.policies.remove(slot);
         }
+        Action::AttachNetdev(place, direction) => {
+            kernel.netdev_links.insert((place.key, *direction), LinkState::Holding);
+        }
+        Action::DetachNetdev(key, direction) => {
+            kernel.netdev_links.remove(&(*key, *direction));
+        }
         Action::DetachVeth(ifindex, direction) => {
             kernel.veth_links.remove(&(*ifindex, *direction));
         }
@@ -91,6 +98,17 @@ fn veth_is_cut(kernel: &Observed, ifindex: IfIndex, direction: Direction) -> boo
     kernel.gate != GATE_SHUT
         && kernel.veth_keys.contains_key(&ifindex)
         && kernel.veth_links.get(&(ifindex, direction)).is_some_and(|link| link.is_live())
+}
+
+fn netdev_is_cut(kernel: &Observed, namespace: u64, index: u32, direction: Direction) -> bool {
+    let cut = |((key, of), link): (&(NetdevKey, Direction), &LinkState)| {
+        (key.namespace, key.index, *of) == (namespace, index, direction) && link.is_live()
+    };
+    kernel.netdev_links.iter().any(cut)
+}
+
+fn insides(pod: &Pod) -> impl Iterator<Item = Inside> {
+    pod.interfaces.iter().filter_map(|interface| interface.inside)
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +181,9 @@ prop_compose! {
         veth_keys in proptest::collection::btree_map(10..18_u32, 0..8_u32, 0..6),
         cgroup_links in links(cgroup_ids()),
         veth_links in links((10..18_u32).prop_map(IfIndex)),
+        netdev_links in links((0..7_u32, 110..118_u32).prop_map(|(slot, index)| {
+            NetdevKey { slot: Slot(slot), namespace: 7, index }
+        })),
     ) -> Observed {
         let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
             (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags) })
@@ -175,6 +196,7 @@ prop_compose! {
             veth_keys: veth_keys.into_iter().map(|(ifindex, slot)| (IfIndex(ifindex), Slot(slot))).collect(),
             cgroup_links,
             veth_links,
+            netdev_links,
         }
     }
 }
@@ -231,6 +253,10 @@ proptest! {
                 for veth in pod.host_veths() {
                     prop_assert!(veth_is_cut(&node.kernel, veth.ifindex, direction));
                 }
+                for inside in insides(pod) {
+                    let key = NetdevKey { slot: slots[uid], namespace: inside.namespace, index: inside.index };
+                    prop_assert!(node.kernel.netdev_links[&(key, direction)].is_live());
+                }
             }
         }
     }
@@ -248,6 +274,10 @@ proptest! {
         for ((id, _), _) in node.kernel.cgroup_links.iter().filter(|(_, state)| state.is_live()) {
             let owns = owns_cgroup(*id);
             prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", id);
+        }
+        for ((key, _), _) in node.kernel.netdev_links.iter().filter(|(_, state)| state.is_live()) {
+            let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == key.index);
+            prop_assert!(!node.owned(owns) || node.desired_owner(owns), "{:?}", key);
         }
         for policy in node.kernel.policies.values() {
             prop_assert!(node.desired.contains_key(&uid_of(policy)));
@@ -269,6 +299,10 @@ proptest! {
                     for id in pod.cgroup.iter().map(|cgroup| cgroup.id) {
                         let was = cgroup_is_cut(&node.kernel, id, direction);
                         prop_assert!(!was || cgroup_is_cut(&kernel, id, direction), "{:?}", action);
+                    }
+                    for inside in insides(pod) {
+                        let cut = |kernel| netdev_is_cut(kernel, inside.namespace, inside.index, direction);
+                        prop_assert!(!cut(&node.kernel) || cut(&kernel), "{:?}", action);
                     }
                     for ifindex in pod.host_veths().map(|veth| veth.ifindex) {
                         let was = veth_is_cut(&node.kernel, ifindex, direction);
@@ -324,6 +358,9 @@ proptest! {
                 Action::AttachCgroup(place, _) => mine(&owns_cgroup(place.id)),
                 Action::SetVethKey(ifindex, _) => mine(&owns_veth(*ifindex)),
                 Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
+                Action::AttachNetdev(place, _) => {
+                    mine(&|pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index))
+                }
                 Action::OpenGate(gate) => gate & node.kernel.gate == node.kernel.gate,
                 _ => false,
             };

@@ -229,6 +229,7 @@ const fn attached(action: &Action) -> Option<Hook> {
     match action {
         Action::AttachCgroup(..) => Some(Hook::Cgroup),
         Action::AttachVeth(..) => Some(Hook::Veth),
+        Action::AttachNetdev(..) => Some(Hook::Netdev),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Multicast messages of rtnetlink: which kinds of message come, not what they say.
+//! Multicast messages of rtnetlink, from the node's namespace and the pods': which kinds of message come, not what they say.
 
 use std::io;
 
@@ -29,6 +29,11 @@ impl Links {
     pub(super) fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
+        // Since Linux 4.2: also what happens in the namespaces that have an id in this one, which the scanner sees to.
+        // So an interface that is plugged into a pod is known at once.
+        if let Err(error) = socket.set_listen_all_namespaces(true) {
+            tracing::debug!(%error, "no events from the pods' namespaces");
+        }
         socket.bind(&SocketAddr::new(0, 1 << (RTNLGRP_LINK - 1) | 1 << (RTNLGRP_NSID - 1)))?;
         // SAFETY: the socket owns its descriptor, always names the same one, and closes it when the AsyncFd is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
