@@ -13,7 +13,7 @@ use isolate_common::{DIRECTIONS, Direction, Policy, gate_for};
 
 use crate::{
     desired::Desired,
-    inventory::{CgroupId, HostVeth, IfIndex, Inside, Inventory, Pod},
+    inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
     observed::{LinkState, NetdevKey, Observed, Slot, uid_of},
     pod::PodUid,
     settings::Arm,
@@ -190,7 +190,7 @@ impl View<'_> {
         for interface in &pod.interfaces {
             let Some(Inside { namespace, index, pid }) = interface.inside else { continue };
             let key = NetdevKey { slot, namespace, index };
-            for direction in DIRECTIONS {
+            for direction in netdev_directions(interface) {
                 if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.is_live()) {
                     let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
                     actions.push(Action::AttachNetdev(NetdevPlace { has_host_end, key, pid, name }, direction));
@@ -347,6 +347,13 @@ impl View<'_> {
         actions.dedup();
         actions
     }
+}
+
+/// Directions in which the netdev hook has something to cut. What goes out of an interface with a host end comes by
+/// there; only what comes in can be handed over past it.
+pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Direction> {
+    let has_host_end = interface.host.is_some();
+    DIRECTIONS.into_iter().filter(move |direction| *direction == Direction::In || !has_host_end)
 }
 
 /// Whether a key stays that leads to the slot of `desired`: its pod owns what it matches, or nobody seen does and it

@@ -7,6 +7,7 @@ use crate::{
     desired::Entry,
     inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
     observed::{LinkState, NetdevKey, Observed, Slot},
+    plan::netdev_directions,
     pod::PodUid,
     settings::Arm,
 };
@@ -81,6 +82,10 @@ fn netdev_state(
     slot: Option<Slot>,
     observed: &Observed,
 ) -> (HookState, Option<String>) {
+    if netdev_directions(interface).all(|needed| needed != direction) {
+        let why = "what goes out here comes by the host end";
+        return (HookState::NotApplicable, Some(why.to_owned()));
+    }
     let (Some(Inside { namespace, index, .. }), Some(slot)) = (interface.inside, slot) else {
         return missing("the interface was not there a moment ago");
     };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::{Interface, PodCgroup},
+    inventory::PodCgroup,
 };
 
 const PODS: u8 = 5;
@@ -253,9 +253,11 @@ proptest! {
                 for veth in pod.host_veths() {
                     prop_assert!(veth_is_cut(&node.kernel, veth.ifindex, direction));
                 }
-                for inside in insides(pod) {
-                    let key = NetdevKey { slot: slots[uid], namespace: inside.namespace, index: inside.index };
-                    prop_assert!(node.kernel.netdev_links[&(key, direction)].is_live());
+            }
+            for interface in &pod.interfaces {
+                let Inside { namespace, index, .. } = interface.inside.expect("all are known");
+                for direction in netdev_directions(interface) {
+                    prop_assert!(netdev_is_cut(&node.kernel, namespace, index, direction));
                 }
             }
         }
@@ -300,7 +302,8 @@ proptest! {
                         let was = cgroup_is_cut(&node.kernel, id, direction);
                         prop_assert!(!was || cgroup_is_cut(&kernel, id, direction), "{:?}", action);
                     }
-                    for inside in insides(pod) {
+                    let needed = |interface: &&Interface| netdev_directions(interface).any(|needed| needed == direction);
+                    for inside in pod.interfaces.iter().filter(needed).filter_map(|interface| interface.inside) {
                         let cut = |kernel| netdev_is_cut(kernel, inside.namespace, inside.index, direction);
                         prop_assert!(!cut(&node.kernel) || cut(&kernel), "{:?}", action);
                     }
