@@ -28,6 +28,13 @@ pub(super) struct Link {
     pub(super) loopback: bool,
 }
 
+impl Link {
+    /// Stands for whatever is in a namespace that could not be listed.
+    pub(super) fn unknown() -> Self {
+        Self { name: "?".to_owned(), ..Self::default() }
+    }
+}
+
 /// Reads the payload of an `RTM_NEWLINK`; none if it is cut short.
 pub(super) fn decode(payload: &[u8]) -> Option<Link> {
     let (header, attributes) = payload.split_at_checked(HEADER_BYTES)?;

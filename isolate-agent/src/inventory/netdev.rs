@@ -1,12 +1,10 @@
 //! Which interfaces lead out of a pod's namespace, and which of the node's links are their other ends.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use super::{HostVeth, IfIndex, Inside, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
 
 const VETH: &str = "veth";
-/// Up to so many namespaces, asking for each host end costs less than listing all links of a node with many pods.
-const FEW: usize = 4;
 
 /// Kinds that reach the world only through other links of the namespace in which they, or their lower links, live.
 const STANDING_ON_OTHERS: [&str; 25] = [
@@ -53,6 +51,10 @@ struct Exit {
 
 /// Looks through `namespaces`. They stay open meanwhile, so the ids in the answers mean these namespaces and no
 /// others.
+///
+/// The host ends come from the node's own list, however few the namespaces: a pod can keep an interface out of the
+/// list of its own namespace (with so many alternative names that its message fits no buffer, the kernel leaves it out
+/// and reports success) or make that list fail, and neither may hide its host end or the other pods.
 pub(super) fn exits<'a>(
     netlink: &mut Netlink,
     namespaces: impl Iterator<Item = &'a Netns>,
@@ -60,29 +62,21 @@ pub(super) fn exits<'a>(
     let mut inside = Vec::new();
     for namespace in namespaces {
         let nsid = netlink.nsid(&namespace.fd)?;
-        inside.push((namespace, nsid, netlink.links(Some(nsid))?));
+        let links = netlink.links(Some(nsid)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the interfaces in a pod's namespace cannot be listed");
+            vec![Link::unknown()]
+        });
+        inside.push((namespace, nsid, links));
     }
-    let node = match inside.len() {
-        0 => return Ok(Vec::new()),
-        1..=FEW => ends(netlink, inside.iter().flat_map(|(_, _, links)| links))?,
-        _ => netlink.links(None)?,
-    };
+    if inside.is_empty() {
+        return Ok(Vec::new());
+    }
+    let node = netlink.links(None)?;
     let exits = |(namespace, nsid, links): &(&Netns, i32, Vec<Link>)| {
         let place = |index| Inside { namespace: namespace.inode(), index, pid: namespace.pid };
         Exits { nsid: *nsid, found: join(*nsid, links, &node, place) }
     };
     Ok(inside.iter().map(exits).collect())
-}
-
-/// The node's links at the indices that these veths name as their other ends, whoever's they are.
-fn ends<'a>(netlink: &mut Netlink, inside: impl Iterator<Item = &'a Link>) -> Result<Vec<Link>, InventoryError> {
-    let mut ends = BTreeMap::new();
-    for index in inside.filter(|link| is_veth(link)).filter_map(|link| link.peer) {
-        if let Some(end) = netlink.link(index)? {
-            ends.insert(index, end);
-        }
-    }
-    Ok(ends.into_values().collect())
 }
 
 /// The interfaces of a pod, from all its namespaces: those that lead from one of them to another stay inside it.
@@ -104,7 +98,7 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
         let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
         if host.is_some() || !stays {
             let kind = kind.unwrap_or("unknown").to_owned();
-            let interface = Interface { name: link.name.clone(), kind, host, inside: Some(place(link.index)) };
+            let interface = Interface { name: link.name.clone(), kind, host, inside: (link.index != 0).then(|| place(link.index)) };
             exits.push(Exit { interface, to: link.peer_nsid });
         }
     }
@@ -165,6 +159,13 @@ mod tests {
         ];
         let exits = join(5, &inside, &node, place);
         assert_eq!(names(&exits), [("eth0", "veth", Some(10)), ("net1", "veth", Some(11)), ("?", "veth", Some(13))]);
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_listed_hides_no_host_end_and_is_not_covered() {
+        let node = [link(10, "veth-a", Some("veth"), Some((2, Some(5))))];
+        let exits = join(5, &[Link::unknown()], &node);
+        assert_eq!(names(&exits), [("?", "unknown", None), ("?", "veth", Some(10))]);
     }
 
     #[test]

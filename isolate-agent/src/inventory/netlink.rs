@@ -85,19 +85,6 @@ impl Netlink {
         Ok(links)
     }
 
-    /// The link of the node with this index, if there is one.
-    pub(super) fn link(&mut self, index: u32) -> Result<Option<Link>, InventoryError> {
-        let mut request = link_message();
-        request.header.index = index;
-        let mut link = None;
-        match self.ask(RouteNetlinkMessage::GetLink(request), 0, |payload| link = link::decode(payload)) {
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::NODEV) => {
-                Err(InventoryError::Netlink { request: "RTM_GETLINK", source: error })
-            }
-            _ => Ok(link),
-        }
-    }
-
     /// The id that the namespace has in the node's, assigned now if it has none.
     ///
     /// Every namespace that holds the other end of a veth has one already; `ip netns` gives them just so.
