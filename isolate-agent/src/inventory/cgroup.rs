@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::is_exhausted;
 use crate::pod::PodUid;
 
 /// Folders looked at in one walk; a node with 1000 pods has a few hundred above its pods.
@@ -43,7 +44,8 @@ fn uid_of(path: &Path) -> Option<PodUid> {
 /// Shows every folder from `root` down to the pod-level ones, parents first and before their children are read.
 ///
 /// What lies inside a pod is the pod's, a nested cluster too, so the walk ends there. Nothing else is skipped: kind
-/// keeps its pods below a container's scope in `system.slice`. Errors only when `root` itself cannot be read.
+/// keeps its pods below a container's scope in `system.slice`. Errors only when `root` itself cannot be read, or when
+/// the agent is out of resources: the rest of the tree is still there then.
 pub(crate) fn walk(root: &Path, mut visit: impl FnMut(&Path, Option<PodUid>)) -> io::Result<()> {
     descend(root, |path| {
         let uid = uid_of(path);
@@ -71,7 +73,7 @@ pub(super) fn descend(root: &Path, mut enter: impl FnMut(&Path) -> bool) -> io::
                 seen += below.len().min(left);
                 queue.extend(below.into_iter().take(left).map(|path| (path, depth + 1)));
             }
-            Err(error) if depth == 0 => return Err(error),
+            Err(error) if depth == 0 || is_exhausted(&error) => return Err(error),
             Err(error) => tracing::trace!(path = %path.display(), %error, "cgroup passed over"),
         }
     }

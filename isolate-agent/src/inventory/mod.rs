@@ -13,6 +13,7 @@ mod scan;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 pub use self::scan::Scanner;
@@ -63,6 +64,12 @@ pub enum InventoryError {
     /// The program is ending.
     #[error("the program ends before the node was read")]
     Ending,
+}
+
+/// Whether the agent or the node ran out of what a look needs. What was seen then is not all that there is, unlike
+/// when a folder or a process went away.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Id of a cgroup in the unified hierarchy: the inode number of its directory.

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Guard, InventoryError, cgroup, guard};
+use super::{Guard, InventoryError, cgroup, guard, is_exhausted};
 use crate::pod::PodUid;
 
 /// A namespace, as long as something keeps it alive: the numbers are used again after that.
@@ -120,28 +120,33 @@ pub(super) fn census(
 }
 
 /// The ids of the processes in `directory` and below.
-pub(super) fn pids(directory: &Path) -> BTreeSet<i32> {
+pub(super) fn pids(directory: &Path) -> Result<BTreeSet<i32>, InventoryError> {
     let mut pids = BTreeSet::new();
+    let mut exhausted = None;
     let read = cgroup::descend(directory, |path| {
-        // A threaded cgroup refuses this; the domain above it lists its processes.
-        if let Ok(list) = std::fs::read_to_string(path.join("cgroup.procs")) {
-            pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+        match std::fs::read_to_string(path.join("cgroup.procs")) {
+            Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok())),
+            Err(error) if is_exhausted(&error) => exhausted = Some(error),
+            // A threaded cgroup refuses this; the domain above it lists its processes.
+            Err(_) => {}
         }
         true
     });
-    if let Err(error) = read {
-        tracing::trace!(path = %directory.display(), %error, "pod went away");
+    match exhausted.map_or(read, Err) {
+        Err(source) if is_exhausted(&source) => Err(InventoryError::Read { path: directory.to_path_buf(), source }),
+        Err(error) => {
+            tracing::trace!(path = %directory.display(), %error, "pod went away");
+            Ok(pids)
+        }
+        Ok(()) => Ok(pids),
     }
-    pids
 }
 
 fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
     let opened = Process::open(pid).and_then(|process| Ok((process.netns()?, process)));
     match opened {
         Ok((netns, process)) => Ok(Some((process, netns))),
-        Err(source) if matches!(Errno::from_io_error(&source), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
-            Err(InventoryError::Process { pid, source })
-        }
+        Err(source) if is_exhausted(&source) => Err(InventoryError::Process { pid, source }),
         Err(error) => {
             tracing::debug!(pid, %error, "process passed over");
             Ok(None)

@@ -139,7 +139,7 @@ impl Inner {
             if cgroup.is_none() && directories.v1.is_empty() {
                 continue;
             }
-            let census = process::census(uid, &directories.pids(), &self.node, |netns| {
+            let census = process::census(uid, &directories.pids()?, &self.node, |netns| {
                 batch.push((uid, netns));
                 if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
@@ -190,8 +190,14 @@ impl Directories {
     }
 
     /// The processes in the first hierarchy that has any: the runtime puts each into all of them.
-    fn pids(&self) -> BTreeSet<i32> {
-        self.all().map(|path| process::pids(path)).find(|pids| !pids.is_empty()).unwrap_or_default()
+    fn pids(&self) -> Result<BTreeSet<i32>, InventoryError> {
+        for path in self.all() {
+            let pids = process::pids(path)?;
+            if !pids.is_empty() {
+                return Ok(pids);
+            }
+        }
+        Ok(BTreeSet::new())
     }
 }
 
