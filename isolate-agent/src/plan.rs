@@ -320,7 +320,8 @@ impl View<'_> {
         owners
     }
 
-    fn arm(&self) -> Vec<Action> {
+    /// Attaching to healthy pods and collecting what is left of dead ones.
+    pub fn arm(&self) -> Vec<Action> {
         let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
         let (mut actions, mut wanted) = (Vec::new(), BTreeSet::new());
         for pod in self.inventory.pods.values().filter(|pod| self.desired.contains_key(&pod.uid)) {

@@ -49,6 +49,8 @@ impl Engine {
             }
         }
         errors.extend(self.look_again(&uids).await);
+        // What waits there was planned when these pods were healthy: it may detach from one that is isolated now.
+        self.to_arm = self.view().arm().into();
 
         let mut results = Vec::new();
         for one in resolved {
