@@ -10,9 +10,14 @@ mod object;
 mod pins;
 mod sys;
 
-use std::{io, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use isolate_common::{Hook, KernelError, SlotCounters};
+use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use self::{links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
@@ -37,6 +42,15 @@ pub enum EnforceError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another agent works on the same pins: of two that do not know of each other, one releases what the other cut.
+    #[error(
+        "another agent works on the pins in {path}, with another --run-dir: nothing was changed; use the --run-dir \
+         of that agent"
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
     },
     /// The BPF object cannot be loaded.
     #[error("the kernel refused the BPF programs: {source}; run `isolate-agent doctor`")]
@@ -100,18 +114,20 @@ pub struct Enforcer {
     programs: Programs,
     netdev: NetdevPrograms,
     links: Links,
+    _claim: File,
 }
 
 impl Enforcer {
     /// Adopts what is pinned, or loads and pins it anew. Changes nothing for what is isolated.
     pub fn open(settings: &Settings) -> Result<Self, EnforceError> {
         let folder = pins::folder(&settings.bpffs)?;
+        let claim = claim(&settings.bpffs)?;
         if !pins::exists(&folder) {
             object::install(&folder, settings.max_isolated)?;
         }
         let maps = Maps::open(&folder)?;
         let programs = Programs::open(&folder, &maps)?;
-        Ok(Self { maps, programs, netdev: NetdevPrograms::new(&folder), links: Links::new(&folder) })
+        Ok(Self { maps, programs, netdev: NetdevPrograms::new(&folder), links: Links::new(&folder), _claim: claim })
     }
 
     /// What the kernel holds of ours.
@@ -153,5 +169,31 @@ impl Enforcer {
     /// Errors in the programs since the maps were made.
     pub fn kernel_errors(&self) -> Result<Vec<(KernelError, u64)>, EnforceError> {
         self.maps.kernel_errors()
+    }
+}
+
+/// Makes the pins this process's alone, until the descriptor is closed. The lock in the run folder keeps agents apart
+/// that share that folder; this one those that share the pins only.
+fn claim(bpffs: &Path) -> Result<File, EnforceError> {
+    let failed = |source| EnforceError::Bpffs { path: bpffs.to_owned(), source };
+    let folder = File::open(bpffs).map_err(failed)?;
+    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(folder),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(EnforceError::Busy { path: bpffs.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_have_one_agent_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = claim(folder.path()).expect("it is free");
+        assert!(matches!(claim(folder.path()), Err(EnforceError::Busy { .. })));
+        drop(first);
+        claim(folder.path()).expect("it is free again");
     }
 }
