@@ -50,6 +50,9 @@ pub enum PassError {
     /// The kernel's objects cannot be read: nothing was changed.
     #[error(transparent)]
     Observe(#[from] EnforceError),
+    /// The records cannot be listed: what the kernel holds stays, and what only they know of is not isolated.
+    #[error(transparent)]
+    Records(#[from] DesiredError),
     /// Some changes failed; the next pass tries them again.
     #[error("{} of the changes failed, first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
     Apply(Vec<EnforceError>),
@@ -63,6 +66,8 @@ pub struct Engine {
     enforcer: Enforcer,
     scanner: Scanner,
     desired: Desired,
+    /// The records could not be listed: pods may have to be isolated that nobody here knows of.
+    unread: bool,
     inventory: Inventory,
     observed: Observed,
     /// Slow changes that are not urgent: between two of them, requests are answered.
@@ -80,7 +85,9 @@ impl Engine {
         let lock = Lock::take(&settings.lock()).await?;
         let (store, made) = Store::open(&settings.state_dir);
         let mut warnings: Vec<String> = made.err().into_iter().map(|error| error.to_string()).collect();
-        let desired = store.load().unwrap_or_else(|error| {
+        let loaded = store.load();
+        let unread = loaded.is_err();
+        let desired = loaded.unwrap_or_else(|error| {
             warnings.push(error.to_string());
             Desired::new()
         });
@@ -94,6 +101,7 @@ impl Engine {
             enforcer,
             scanner,
             desired,
+            unread,
             inventory,
             observed,
             to_arm: VecDeque::new(),
@@ -125,8 +133,12 @@ impl Engine {
     /// Returns the hooks that had to be attached to pods that were isolated before: a new sandbox, or a repair.
     pub async fn pass(&mut self) -> Result<Vec<Hook>, PassError> {
         self.warnings.clear();
-        let outcome = self.enforce_all().await;
-        self.save_unsaved();
+        let read = self.read_records();
+        let outcome = self.enforce_all().await.and_then(|attached| read.map(|()| attached).map_err(PassError::from));
+        // Not over records that were never read.
+        if !self.unread {
+            self.save_unsaved();
+        }
         self.describe_records();
         if let Err(error) = &outcome {
             self.warnings.push(format!("the last pass failed: {error}"));
@@ -192,6 +204,19 @@ impl Engine {
             }
         }
         errors
+    }
+
+    /// Reads the records where the start could not. What was asked for since and is on disk stands.
+    fn read_records(&mut self) -> Result<(), DesiredError> {
+        if self.unread {
+            for (uid, entry) in self.store.load()? {
+                if !matches!(self.desired.get(&uid), Some(Entry::Saved(_))) {
+                    self.desired.insert(uid, entry);
+                }
+            }
+            self.unread = false;
+        }
+        Ok(())
     }
 
     fn save_unsaved(&mut self) {
