@@ -27,15 +27,41 @@ mod suite;
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
 use isolate_tests::{residue, sweep};
-use libtest_mimic::Arguments;
+use libtest_mimic::Trial;
+
+/// libtest takes several filters, libtest-mimic one.
+#[derive(clap::Parser)]
+struct Choice {
+    #[command(flatten)]
+    libtest: libtest_mimic::Arguments,
+    #[arg(value_name = "FILTER")]
+    more_filters: Vec<String>,
+}
+
+impl Choice {
+    /// With several filters: those of the tests that any of them matches.
+    fn among(&mut self, trials: impl Iterator<Item = Trial>) -> Vec<Trial> {
+        if self.more_filters.is_empty() {
+            return trials.collect();
+        }
+        let filters: Vec<&String> = self.libtest.filter.iter().chain(&self.more_filters).collect();
+        let chosen = |name: &str| {
+            filters.iter().any(|filter| if self.libtest.exact { name == *filter } else { name.contains(*filter) })
+        };
+        let trials = trials.filter(|trial| chosen(trial.name())).collect();
+        self.libtest.filter = None;
+        trials
+    }
+}
 
 fn main() -> ExitCode {
     if harness::is_leaking_child() {
         harness::leak();
     }
-    let arguments = Arguments::from_args();
-    if !arguments.list {
+    let mut choice = Choice::parse();
+    if !choice.libtest.list {
         sweep::dead_runs();
     }
     let trials = [
@@ -55,9 +81,9 @@ fn main() -> ExitCode {
         concurrent::trials(),
     ]
     .into_iter()
-    .flatten()
-    .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    .flatten();
+    let trials = choice.among(trials);
+    let conclusion = libtest_mimic::run(&choice.libtest, trials);
     let left = residue::of_this_run();
     if !left.is_empty() {
         eprintln!("left behind by this run: {left:?}");
