@@ -88,6 +88,13 @@ const PACKAGES: &[Package] = &[
         place: Place::System,
     },
     Package {
+        name: "bpftool",
+        sign: Sign::Command("bpftool"),
+        needs: &[Need::Test],
+        reason: "makes a foreign BPF object that the harness must find",
+        place: Place::System,
+    },
+    Package {
         name: "curl",
         sign: Sign::Command("curl"),
         needs: &[Need::Test, Need::Demo],
