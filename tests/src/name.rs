@@ -28,7 +28,12 @@ pub fn is_orphan(name: &str) -> bool {
 
 /// Whether this process made the name.
 pub fn is_ours(name: &str) -> bool {
-    owner(name) == Some(process::id())
+    is_of(name, process::id())
+}
+
+/// Whether the process with this id made the name.
+pub fn is_of(name: &str, pid: u32) -> bool {
+    owner(name) == Some(pid)
 }
 
 fn owner(name: &str) -> Option<u32> {
