@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     panic,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -147,7 +148,11 @@ pub(crate) fn leak() -> ! {
     }
 }
 
+/// Held by a test that needs what it left behind to stay until it looks.
+pub(crate) static SWEEPING: Mutex<()> = Mutex::new(());
+
 fn a_killed_run_is_swept() {
+    let _alone = SWEEPING.lock().unwrap_or_else(PoisonError::into_inner);
     let program = env::current_exe().expect("the running program has a path");
     let mut child = Command::new(program).env(LEAK, "1").stderr(Stdio::piped()).spawn().expect("it can run again");
     let mut line = String::new();

@@ -13,6 +13,7 @@ mod bad_input;
 mod concurrent;
 mod containers;
 mod crash;
+mod demo;
 mod direct;
 mod drop_semantics;
 mod full;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         refused::trials(),
         bad_input::trials(),
         concurrent::trials(),
+        demo::trials(),
     ]
     .into_iter()
     .flatten();

@@ -1,9 +1,10 @@
-//! `cargo xtask`: sets up a machine for this workspace, builds it and tests it.
+//! `cargo xtask`: sets up a machine for this workspace, builds it, tests it and shows it.
 //!
 //! One file per verb. What a verb is about goes to stdout; progress and complaints go to stderr.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
 
 mod build;
+mod demo;
 mod object;
 mod setup;
 mod step;
@@ -17,7 +18,7 @@ use clap::Parser;
 
 use crate::{setup::Need, workspace::Workspace};
 
-/// Sets up a machine for isolate, builds it and tests it.
+/// Sets up a machine for isolate, builds it, tests it and shows it
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Verb {
@@ -27,6 +28,8 @@ enum Verb {
     Build(build::Args),
     /// Check format and lints, then run the unit, property and kernel tests
     Test(test::Args),
+    /// Show on a node of kernel objects what the product does: a pod is cut off and released (root needed)
+    Demo,
 }
 
 fn main() -> ExitCode {
@@ -49,5 +52,6 @@ fn run(verb: &Verb) -> Result<()> {
         }
         Verb::Build(args) => build::run(&workspace, args),
         Verb::Test(args) => test::run(&workspace, args),
+        Verb::Demo => demo::run(&workspace),
     }
 }
