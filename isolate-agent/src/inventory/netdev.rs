@@ -98,7 +98,8 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
         let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
         if host.is_some() || !stays {
             let kind = kind.unwrap_or("unknown").to_owned();
-            let interface = Interface { name: link.name.clone(), kind, host, inside: (link.index != 0).then(|| place(link.index)) };
+            let interface =
+                Interface { name: link.name.clone(), kind, host, inside: (link.index != 0).then(|| place(link.index)) };
             exits.push(Exit { interface, to: link.peer_nsid });
         }
     }
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_namespace_that_cannot_be_listed_hides_no_host_end_and_is_not_covered() {
         let node = [link(10, "veth-a", Some("veth"), Some((2, Some(5))))];
-        let exits = join(5, &[Link::unknown()], &node);
+        let exits = join(5, &[Link::unknown()], &node, place);
         assert_eq!(names(&exits), [("?", "unknown", None), ("?", "veth", Some(10))]);
     }
 

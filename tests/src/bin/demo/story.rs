@@ -37,10 +37,13 @@ pub(crate) fn tell() -> ExitCode {
     // Panics if anything is left.
     drop(town);
     if right {
-        screen.step("Done", "Every line above was checked with packets. Nothing of the demo is left on this machine.");
+        screen.step("Done", "What flows and what stopped was told by packets that arrived. Nothing of the demo is left on this machine.");
         return ExitCode::SUCCESS;
     }
-    screen.step("Failed", "A line above says WRONG. Nothing of the demo is left on this machine.");
+    screen.step(
+        "Failed",
+        "What is marked WRONG above is not as it should be. Nothing of the demo is left on this machine.",
+    );
     ExitCode::FAILURE
 }
 
@@ -106,7 +109,7 @@ impl Story<'_, '_> {
             "The daemon is killed",
             "The hooks are the kernel's: they need no process. (When it starts again, it takes over what it finds.)",
         );
-        self.screen.command("", "kill -9 $(pidof isolate-agent)");
+        self.screen.command("", &format!("kill -9 {}", daemon.pid()));
         daemon.kill();
         self.traffic.look(true);
         self.daemon()
