@@ -13,8 +13,9 @@ use tokio::{
 
 use crate::{
     control::{self, Command, Commands, SocketCounters},
+    inventory::{Inventory, InventoryError, Scanner},
     metrics::{self, Metrics},
-    reconcile::Engine,
+    reconcile::{Engine, PassError},
     settings::Settings,
     watch::Watch,
 };
@@ -37,7 +38,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // First, so that a second daemon ends here and not with a wait for the lock.
     let socket = control::bind(settings)?;
     let engine = Engine::open(settings).await?;
-    let scraped = metrics::server::bind(settings.metrics_addr).await?;
     let counters = SocketCounters::default();
     let metrics = Metrics::new(counters.clone());
     let (sender, commands) = mpsc::channel(COMMANDS);
@@ -50,11 +50,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
 
     let watch = engine.watch();
-    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender };
+    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
     parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
-    parts.spawn(metrics::server::serve(scraped, metrics, Commands(sender), ready, told_to_stop()));
+    parts.spawn(metrics::server::run(settings.metrics_addr, metrics, Commands(sender), ready, told_to_stop()));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -77,6 +77,8 @@ struct Loop {
     commands: mpsc::Receiver<Command>,
     metrics: Metrics,
     ready: watch::Sender<bool>,
+    /// Whether a pass has come to its end.
+    started: bool,
 }
 
 impl Loop {
@@ -84,6 +86,8 @@ impl Loop {
         tokio::pin!(stop);
         let mut tick = tokio::time::interval(FULL_PASS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The node is looked at beside the loop: how long that takes is for the pods on it to say.
+        let mut scan = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
@@ -92,8 +96,12 @@ impl Loop {
                     Some(command) => self.carry_out(command).await,
                     None => return,
                 },
-                _ = tick.tick() => self.pass().await,
-                () = watch.changed() => self.pass().await,
+                Some(scanned) = scan.join_next() => match scanned {
+                    Ok((started, inventory)) => self.pass(started, inventory),
+                    Err(error) => tracing::error!(%error, "the look at the node failed"),
+                },
+                _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(look(self.engine.scanner()))),
+                () = watch.changed(), if scan.is_empty() => drop(scan.spawn(look(self.engine.scanner()))),
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
                     self.engine.arm_next();
                     tokio::task::yield_now().await;
@@ -102,10 +110,11 @@ impl Loop {
         }
     }
 
-    async fn pass(&mut self) {
-        let started = Instant::now();
-        let outcome = self.engine.pass().await;
+    fn pass(&mut self, started: Instant, scanned: Result<Inventory, InventoryError>) {
+        let outcome = self.engine.pass(scanned);
         self.metrics.pass_finished(started.elapsed(), &outcome);
+        // One that could not do all that it had to is an end as well: the node must not wait for what cannot be had.
+        let ended = matches!(outcome, Ok(_) | Err(PassError::Apply(_)));
         match outcome {
             Ok(attached) => {
                 for hook in attached {
@@ -113,10 +122,13 @@ impl Loop {
                 }
                 if !self.ready.send_replace(true) {
                     tracing::info!(after = ?started.elapsed(), "every recorded isolation is enforced");
-                    notify_ready();
                 }
             }
             Err(error) => tracing::error!(%error, "the pass failed; what is isolated stays isolated"),
+        }
+        if ended && !self.started {
+            self.started = true;
+            notify_ready();
         }
     }
 
@@ -135,7 +147,7 @@ impl Loop {
             Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by).await)),
             Command::Status { fresh, reply } => {
                 if fresh {
-                    self.engine.look().await;
+                    self.engine.look();
                 }
                 drop(reply.send(self.engine.status()));
             }
@@ -143,7 +155,13 @@ impl Loop {
     }
 }
 
-/// Tells the service manager, where there is one, that pods are isolated as recorded.
+/// When a look at the node began, and what it saw.
+async fn look(scanner: Scanner) -> (Instant, Result<Inventory, InventoryError>) {
+    let started = Instant::now();
+    (started, scanner.scan().await)
+}
+
+/// Tells the service manager, where there is one, that recorded isolations are enforced as far as they can be.
 fn notify_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");

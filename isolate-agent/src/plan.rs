@@ -127,7 +127,16 @@ impl View<'_> {
         let (mut enforce, slots, no_slot) = self.cut(self.desired.keys());
         self.release(&slots, &mut enforce);
         enforce.sort();
-        Plan { enforce, arm: self.arm(), no_slot }
+        let mut keyed: BTreeSet<IfIndex> = self.observed.veth_keys.keys().copied().collect();
+        for action in &enforce {
+            match action {
+                Action::SetVethKey(ifindex, _) => keyed.insert(*ifindex),
+                Action::DropVethKey(ifindex) => keyed.remove(ifindex),
+                _ => false,
+            };
+        }
+        let arm = self.arm_beside(&keyed);
+        Plan { enforce, arm, no_slot }
     }
 
     /// What must change to isolate these pods, and those for which there is no slot. Touches nothing else.
@@ -143,6 +152,7 @@ impl View<'_> {
         let mut vacant = self.vacant_slots();
         let mut gate = self.observed.gate;
         let mut keyed = BTreeSet::new();
+        let homes = self.homes();
         for uid in uids {
             let Some(entry) = self.desired.get(uid) else { continue };
             let known = occupied.get(uid).copied();
@@ -158,13 +168,13 @@ impl View<'_> {
             gate |= gate_for(self.inventory.pods.get(uid).map(level).into_iter());
             if let Some(pod) = self.inventory.pods.get(uid) {
                 self.cut_cgroup(pod, slot, &mut actions);
-                for veth in pod.host_veths() {
+                for veth in homes.leave(pod).filter_map(|interface| interface.host.as_ref()) {
                     if keyed.insert(veth.ifindex) && !self.is_keyed(veth.ifindex, slot, &occupied) {
                         actions.push(Action::SetVethKey(veth.ifindex, slot));
                     }
                     self.attach_veth(veth, &mut actions);
                 }
-                self.attach_netdev(pod, slot, &mut actions);
+                self.attach_netdev(homes.leave(pod), slot, &mut actions);
             }
         }
         if gate != self.observed.gate {
@@ -186,8 +196,19 @@ impl View<'_> {
         }
     }
 
-    fn attach_netdev(&self, pod: &Pod, slot: Slot, actions: &mut Vec<Action>) {
-        for interface in &pod.interfaces {
+    /// The ways out of healthy pods.
+    fn homes(&self) -> Homes {
+        let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
+        let mut homes = Homes::default();
+        for interface in healthy.filter(|pod| pod.namespaces == 1).flat_map(|pod| &pod.interfaces) {
+            homes.veths.extend(interface.host.as_ref().map(|veth| veth.ifindex));
+            homes.inside.extend(interface.inside.map(|inside| (inside.namespace, inside.index)));
+        }
+        homes
+    }
+
+    fn attach_netdev<'p>(&self, own: impl Iterator<Item = &'p Interface>, slot: Slot, actions: &mut Vec<Action>) {
+        for interface in own {
             let Some(Inside { namespace, index, pid }) = interface.inside else { continue };
             let key = NetdevKey { slot, namespace, index };
             for direction in netdev_directions(interface) {
@@ -232,18 +253,22 @@ impl View<'_> {
         let wanted: BTreeMap<Slot, PodUid> = slots.iter().map(|(uid, slot)| (*slot, *uid)).collect();
         let cgroups = self.owners(|pod| pod.cgroup.iter().map(|cgroup| cgroup.id).collect());
         let veths = self.owners(|pod| pod.host_veths().map(|veth| veth.ifindex).collect());
+        let homes = self.homes();
 
         let mut kept = BTreeSet::new();
         for (id, slot) in &self.observed.cgroup_keys {
-            if keeps(wanted.get(slot), cgroups.get(id), self.observed.cgroup_is_live(*id)) {
+            let owner = cgroups.get(id);
+            if keeps(wanted.get(slot), owner, self.observed.cgroup_is_live(*id) && owner.is_none()) {
                 kept.insert(*id);
             } else if !self.is_rekeyed(cgroups.get(id)) {
                 actions.push(Action::DropCgroupKey(*id));
             }
         }
+        let taken: BTreeSet<IfIndex> =
+            self.isolated_pods().flat_map(|pod| homes.leave(pod)).filter_map(host_index).collect();
         for (ifindex, slot) in &self.observed.veth_keys {
-            let owner = veths.get(ifindex);
-            if !keeps(wanted.get(slot), owner, self.observed.veth_is_live(*ifindex)) && !self.is_rekeyed(owner) {
+            let unclaimed = self.observed.veth_is_live(*ifindex) && !homes.veths.contains(ifindex);
+            if !keeps(wanted.get(slot), veths.get(ifindex), unclaimed) && !taken.contains(ifindex) {
                 actions.push(Action::DropVethKey(*ifindex));
             }
         }
@@ -260,7 +285,7 @@ impl View<'_> {
                 actions.push(Action::DetachCgroup(*id, *direction));
             }
         }
-        self.release_netdevs(&wanted, actions);
+        self.release_netdevs(&wanted, &homes, actions);
         for slot in self.observed.policies.keys() {
             if !wanted.contains_key(slot) {
                 actions.push(Action::Vacate(*slot));
@@ -276,24 +301,32 @@ impl View<'_> {
         }
     }
 
-    fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, actions: &mut Vec<Action>) {
-        let places = |pod: &Pod| {
-            let inside = pod.interfaces.iter().filter_map(|interface| interface.inside);
-            inside.map(|inside| (inside.namespace, inside.index)).collect()
-        };
-        let owners = self.owners(places);
+    fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, homes: &Homes, actions: &mut Vec<Action>) {
+        let place = |interface: &Interface| interface.inside.map(|inside| (inside.namespace, inside.index));
+        let owners = self.owners(|pod| pod.interfaces.iter().filter_map(place).collect());
+        let slots: BTreeMap<&PodUid, &Slot> = wanted.iter().map(|(slot, uid)| (uid, slot)).collect();
+        // What is attached anew replaces the pin; a pod that there is no slot for keeps what cuts it.
+        let renewed: BTreeSet<NetdevKey> = self
+            .isolated_pods()
+            .filter_map(|pod| slots.get(&pod.uid).map(|slot| (**slot, pod)))
+            .flat_map(|(slot, pod)| homes.leave(pod).filter_map(place).map(move |place| (slot, place)))
+            .map(|(slot, (namespace, index))| NetdevKey { slot, namespace, index })
+            .collect();
+        let without_slot = |uid: &PodUid| self.desired.contains_key(uid) && !slots.contains_key(uid);
         for ((key, direction), state) in &self.observed.netdev_links {
-            let (uid, owners) = (wanted.get(&key.slot), owners.get(&(key.namespace, key.index)));
-            // Attaching anew replaces the pin.
-            let renewed = uid.is_some_and(|uid| owners.is_some_and(|owners| owners.contains(uid)));
-            // A desired pod that there is no slot for keeps what cuts it.
-            let orphaned =
-                |uid: &PodUid| self.desired.contains_key(uid) && !wanted.values().any(|placed| placed == uid);
-            let needed = state.is_live() && owners.is_some_and(|owners| owners.iter().any(orphaned));
-            if !renewed && !needed && !keeps(uid, owners, state.is_live()) {
+            let (place, live) = ((key.namespace, key.index), state.is_live());
+            let owners = owners.get(&place);
+            let needed = live && owners.is_some_and(|owners| owners.iter().any(without_slot));
+            let unclaimed = live && !homes.inside.contains(&place);
+            let kept = live && keeps(wanted.get(&key.slot), owners, unclaimed);
+            if !renewed.contains(key) && !needed && !kept {
                 actions.push(Action::DetachNetdev(*key, *direction));
             }
         }
+    }
+
+    fn isolated_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.desired.keys().filter_map(|uid| self.inventory.pods.get(uid))
     }
 
     /// Whether one of the owners of a key is desired: then the cut keys it, whatever it led to before.
@@ -322,15 +355,17 @@ impl View<'_> {
 
     /// Attaching to healthy pods and collecting what is left of dead ones.
     pub fn arm(&self) -> Vec<Action> {
+        self.arm_beside(&self.observed.veth_keys.keys().copied().collect())
+    }
+
+    /// Nothing is detached from what is `keyed`: it is cut, whoever it is seen with.
+    fn arm_beside(&self, keyed: &BTreeSet<IfIndex>) -> Vec<Action> {
         let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
-        let (mut actions, mut wanted) = (Vec::new(), BTreeSet::new());
-        for pod in self.inventory.pods.values().filter(|pod| self.desired.contains_key(&pod.uid)) {
-            wanted.extend(pod.host_veths().map(|veth| veth.ifindex));
-        }
+        let mut actions = Vec::new();
         for veth in healthy.flat_map(Pod::host_veths) {
             match self.arm {
                 Arm::All => self.attach_veth(veth, &mut actions),
-                Arm::OnDemand if wanted.contains(&veth.ifindex) => {}
+                Arm::OnDemand if keyed.contains(&veth.ifindex) => {}
                 Arm::OnDemand => {
                     let held = |direction| self.observed.veth_links.contains_key(&(veth.ifindex, direction));
                     let detach = |direction| Action::DetachVeth(veth.ifindex, direction);
@@ -350,6 +385,24 @@ impl View<'_> {
     }
 }
 
+/// Interfaces that are the only ways out of some healthy pod. They are cut for nobody else: a process can enter another
+/// pod's namespace, and all hostNetwork pods of a nested node have that node's interfaces.
+#[derive(Debug, Default)]
+struct Homes {
+    veths: BTreeSet<IfIndex>,
+    inside: BTreeSet<(u64, u32)>,
+}
+
+impl Homes {
+    /// The interfaces that may be cut for `pod`.
+    fn leave<'p>(&self, pod: &'p Pod) -> impl Iterator<Item = &'p Interface> {
+        pod.interfaces.iter().filter(|interface| match &interface.host {
+            Some(veth) => !self.veths.contains(&veth.ifindex),
+            None => interface.inside.is_none_or(|inside| !self.inside.contains(&(inside.namespace, inside.index))),
+        })
+    }
+}
+
 /// Directions in which the netdev hook has something to cut. What goes out of an interface with a host end comes by
 /// there; only what comes in can be handed over past it.
 pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Direction> {
@@ -357,14 +410,14 @@ pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Directio
     DIRECTIONS.into_iter().filter(move |direction| *direction == Direction::In || !has_host_end)
 }
 
-/// Whether a key stays that leads to the slot of `desired`: its pod owns what it matches, or nobody seen does and it
-/// still exists.
-fn keeps(desired: Option<&PodUid>, owners: Option<&BTreeSet<PodUid>>, live: bool) -> bool {
-    match (desired, owners) {
-        (None, _) => false,
-        (Some(uid), Some(owners)) => owners.contains(uid),
-        (Some(_), None) => live,
-    }
+fn host_index(interface: &Interface) -> Option<IfIndex> {
+    interface.host.as_ref().map(|veth| veth.ifindex)
+}
+
+/// Whether a key stays that leads to the slot of `desired`: as long as its pod has what it matches, or nobody has a
+/// better claim to it and it is there.
+fn keeps(desired: Option<&PodUid>, owners: Option<&BTreeSet<PodUid>>, unclaimed: bool) -> bool {
+    desired.is_some_and(|uid| unclaimed || owners.is_some_and(|owners| owners.contains(uid)))
 }
 
 fn level(pod: &Pod) -> Option<u32> {

@@ -72,7 +72,7 @@ fn without_interfaces(pod: &Pod) -> (HookState, Option<String>) {
     } else if pod.namespaces == 0 {
         missing("no process of the pod runs, so its interfaces are not known")
     } else {
-        (HookState::NotApplicable, Some("the pod has no interface but loopback".to_owned()))
+        missing("the namespaces that its processes live in lead nowhere; it may have left its own")
     }
 }
 

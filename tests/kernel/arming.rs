@@ -72,7 +72,7 @@ fn on_demand_attaches_only_what_is_isolated() {
 }
 
 /// Ours are at the head of both chains. What leaves the pod comes in on the host veth.
-fn is_armed(node: &Node, veth: &str) -> bool {
+pub(crate) fn is_armed(node: &Node, veth: &str) -> bool {
     let [ingress, egress] = chains(node, veth);
     ingress.first().is_some_and(|name| name == VETH_OUT) && egress.first().is_some_and(|name| name == VETH_IN)
 }

@@ -24,6 +24,7 @@ mod metrics;
 mod names;
 mod refused;
 mod scene;
+mod strangers;
 mod suite;
 
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         drop_semantics::trials(),
         metrics::trials(),
         containers::trials(),
+        strangers::trials(),
         crash::trials(),
         direct::trials(),
         arming::trials(),

@@ -63,6 +63,8 @@ pub enum Request {
     SendTo(Handle, SocketAddr, Vec<u8>),
     /// `recv`; the answer carries the data.
     Recv(Handle),
+    /// `unshare(CLONE_NEWNET)`: the process goes on in a new, empty network namespace; its sockets stay where they are.
+    LeaveNetwork,
     /// `close`.
     Close(Handle),
     /// Sends numbered datagrams until told to stop; the answer carries a handle.

@@ -59,14 +59,14 @@ impl Backend {
 
     /// Describes the node.
     pub(crate) async fn status(self) -> Result<Status, CliError> {
-        let direct = match self {
+        let mut direct = match self {
             Self::Direct(direct) => direct,
             Self::Daemon(client, settings) => match client.status().await {
                 Ok(status) => return Ok(status),
                 Err(cause) => direct(&settings, cause).await?,
             },
         };
-        Ok(direct.status())
+        Ok(direct.status().await)
     }
 }
 

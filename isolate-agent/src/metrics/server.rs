@@ -3,7 +3,11 @@
 //! Every connection has a bound on its time and all together on their number: a slow or hostile caller costs no more
 //! than its place, and never the reconcile loop.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -17,10 +21,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Mutex, Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -39,26 +42,42 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a connection altogether.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// After an address that could not be had.
+const BIND_PAUSE: Duration = Duration::from_secs(5);
+/// How long a status serves all who ask: what they ask for keeps the reconcile loop from its work.
+const STATUS_AGE: Duration = Duration::from_millis(200);
 /// After an accept that failed: the usual cause (no file descriptor left) does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why metrics cannot be served.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// The address is in use, not of this node, or not allowed.
-    #[error("cannot serve metrics on {addr}: choose another --metrics-addr, or end what listens there")]
-    Bind {
-        /// The address.
-        addr: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+/// Serves metrics on `addr` until `shutdown` ends, from when the address can be had. Nothing else waits for that: a pod
+/// on the node's network may sit on the address, and must not keep others from being isolated with it.
+pub async fn run(
+    addr: SocketAddr,
+    metrics: Metrics,
+    commands: Commands,
+    ready: watch::Receiver<bool>,
+    shutdown: impl Future<Output = ()>,
+) {
+    tokio::pin!(shutdown);
+    let listener = tokio::select! {
+        () = &mut shutdown => return,
+        listener = listen(addr) => listener,
+    };
+    serve(listener, metrics, commands, ready, shutdown).await;
 }
 
-/// Listens on `addr`. Errors when the address cannot be had.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(addr).await.map_err(|source| ServerError::Bind { addr, source })
+async fn listen(addr: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => return listener,
+            Err(error) => warn!(
+                %addr, %error,
+                "cannot serve metrics there; pods are isolated all the same. End what listens there, or choose another \
+                 --metrics-addr; it is tried again"
+            ),
+        }
+        sleep(BIND_PAUSE).await;
+    }
 }
 
 /// Answers on `listener` until `shutdown` ends. `ready` is true once the first pass is done and every recorded
@@ -74,7 +93,7 @@ pub async fn serve(
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .with_state(Answers { metrics, commands, ready });
+        .with_state(Answers { metrics, commands, ready, last: Arc::default() });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
@@ -123,12 +142,21 @@ struct Answers {
     metrics: Metrics,
     commands: Commands,
     ready: watch::Receiver<bool>,
+    last: Arc<Mutex<Option<(Instant, Status)>>>,
 }
 
 impl Answers {
+    /// Whoever comes while the loop is asked waits for that one answer.
     async fn status(&self) -> Result<Status, Unavailable> {
+        let mut last = self.last.lock().await;
+        if let Some((_, status)) = last.as_ref().filter(|(taken, _)| taken.elapsed() < STATUS_AGE) {
+            return Ok(status.clone());
+        }
         match timeout(LOOP_TIMEOUT, self.commands.last_status()).await {
-            Ok(Ok(status)) => Ok(status),
+            Ok(Ok(status)) => {
+                *last = Some((Instant::now(), status.clone()));
+                Ok(status)
+            }
             Ok(Err(_gone)) => Err(Unavailable("the agent is shutting down; what is isolated stays isolated\n")),
             Err(_elapsed) => Err(Unavailable("the reconcile loop does not answer; what is isolated stays isolated\n")),
         }

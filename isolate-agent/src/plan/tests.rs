@@ -39,7 +39,8 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
         uid: uid(number),
         cgroup: cgroup.map(|(id, level)| PodCgroup { path: format!("/c/{id}").into(), id: CgroupId(id), level }),
         host_network: false,
-        namespaces: usize::from(!veths.is_empty()),
+        // The last two have processes in a namespace that is not their own.
+        namespaces: if number < 3 { 1 } else { 2 },
         processes: 1,
         interfaces: veths.iter().copied().map(veth).collect(),
         guard: None,
@@ -126,6 +127,12 @@ impl Node {
 
     fn desired_owner(&self, owns: impl Fn(&Pod) -> bool) -> bool {
         self.inventory.pods.values().any(|pod| owns(pod) && self.desired.contains_key(&pod.uid))
+    }
+
+    /// Whether it is the only way out of a healthy pod.
+    fn is_home(&self, owns: impl Fn(&Pod) -> bool) -> bool {
+        let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
+        healthy.filter(|pod| pod.namespaces == 1).any(owns)
     }
 
     fn owned(&self, owns: impl Fn(&Pod) -> bool) -> bool {
@@ -250,11 +257,11 @@ proptest! {
                     let level = cgroup.level.unwrap_or(1);
                     prop_assert!(level > isolate_common::MAX_CGROUP_LEVEL || node.kernel.gate & (1 << level) != 0);
                 }
-                for veth in pod.host_veths() {
+                for veth in pod.host_veths().filter(|veth| !node.is_home(owns_veth(veth.ifindex))) {
                     prop_assert!(veth_is_cut(&node.kernel, veth.ifindex, direction));
                 }
             }
-            for interface in &pod.interfaces {
+            for interface in node.view().homes().leave(pod) {
                 let Inside { namespace, index, .. } = interface.inside.expect("all are known");
                 for direction in netdev_directions(interface) {
                     prop_assert!(netdev_is_cut(&node.kernel, namespace, index, direction));
@@ -265,21 +272,25 @@ proptest! {
 
     #[test]
     fn nobody_else_is_cut(mut node in nodes()) {
+        let before = node.clone();
         let plan = node.view().plan();
         for action in &plan.enforce {
             carry_out(&mut node.kernel, action);
         }
         for ifindex in node.kernel.veth_keys.keys() {
             let owns = owns_veth(*ifindex);
-            prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", ifindex);
+            // What was keyed for its pod stays so, even if another pod moves in.
+            let kept = before.kernel.veth_keys.contains_key(ifindex) && node.desired_owner(&owns);
+            prop_assert!(!node.is_home(&owns) || kept, "{:?}", ifindex);
         }
         for ((id, _), _) in node.kernel.cgroup_links.iter().filter(|(_, state)| state.is_live()) {
             let owns = owns_cgroup(*id);
             prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", id);
         }
-        for ((key, _), _) in node.kernel.netdev_links.iter().filter(|(_, state)| state.is_live()) {
+        for ((key, direction), _) in node.kernel.netdev_links.iter().filter(|(_, state)| state.is_live()) {
             let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == key.index);
-            prop_assert!(!node.owned(owns) || node.desired_owner(owns), "{:?}", key);
+            let kept = before.kernel.netdev_links.contains_key(&(*key, *direction)) && node.desired_owner(owns);
+            prop_assert!(!node.is_home(owns) || kept, "{:?}", key);
         }
         for policy in node.kernel.policies.values() {
             prop_assert!(node.desired.contains_key(&uid_of(policy)));
@@ -302,12 +313,13 @@ proptest! {
                         let was = cgroup_is_cut(&node.kernel, id, direction);
                         prop_assert!(!was || cgroup_is_cut(&kernel, id, direction), "{:?}", action);
                     }
+                    let homes = node.view().homes();
                     let needed = |interface: &&Interface| netdev_directions(interface).any(|needed| needed == direction);
-                    for inside in pod.interfaces.iter().filter(needed).filter_map(|interface| interface.inside) {
+                    for inside in homes.leave(pod).filter(needed).filter_map(|interface| interface.inside) {
                         let cut = |kernel| netdev_is_cut(kernel, inside.namespace, inside.index, direction);
                         prop_assert!(!cut(&node.kernel) || cut(&kernel), "{:?}", action);
                     }
-                    for ifindex in pod.host_veths().map(|veth| veth.ifindex) {
+                    for ifindex in homes.leave(pod).filter_map(host_index) {
                         let was = veth_is_cut(&node.kernel, ifindex, direction);
                         prop_assert!(!was || veth_is_cut(&kernel, ifindex, direction), "{:?}", action);
                     }

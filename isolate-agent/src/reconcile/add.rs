@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, time::Instant};
 
 use jiff::Timestamp;
 
-use super::{Engine, no_slot};
+use super::{Engine, no_slot, remember};
 use crate::{
     control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
     desired::{Desired, Entry, RECORD_VERSION, Record},
-    inventory::Guard,
+    inventory::{Guard, Inventory},
     plan::Action,
     pod::PodUid,
 };
@@ -32,9 +32,10 @@ impl Engine {
         // The rest only covers what a CNI may hand over past the host ends, and waits for RCU at each.
         let cut =
             actions.partition_point(|action| !matches!(action, Action::AttachNetdev(place, _) if place.has_host_end));
-        let mut errors = self.apply(&actions[..cut]);
+        // What fails here is tried again with the second look below, and reported if it fails again.
+        self.apply(&actions[..cut]);
         let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
-        errors.extend(self.apply(&actions[cut..]));
+        self.apply(&actions[cut..]);
 
         for uid in &no_slots {
             match before.get(uid) {
@@ -48,7 +49,7 @@ impl Engine {
                 unsaved.push((*uid, error.to_string()));
             }
         }
-        errors.extend(self.look_again(&uids).await);
+        let errors = self.look_again(&uids).await;
         // What waits there was planned when these pods were healthy: it may detach from one that is isolated now.
         self.to_arm = self.view().arm().into();
 
@@ -61,7 +62,6 @@ impl Engine {
                 }
                 Ok((text, uid)) => {
                     let unsaved = unsaved.iter().find(|(unsaved, _)| *unsaved == uid).map(|(_, error)| error.as_str());
-                    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
                     Outcome { enforced_after_us, ..self.report(&text, uid, unsaved, &errors) }
                 }
             });
@@ -107,7 +107,10 @@ impl Engine {
                 uid: *uid,
                 since,
                 by: by.to_owned(),
-                reason: request.reason.clone(),
+                reason: request
+                    .reason
+                    .clone()
+                    .or_else(|| before.and_then(Entry::record).and_then(|record| record.reason.clone())),
                 keep_loopback: request.keep_loopback,
             };
             self.desired.insert(*uid, Entry::Unsaved(record));
@@ -116,21 +119,26 @@ impl Engine {
     }
 
     /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).
-    async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<crate::enforce::EnforceError> {
+    /// Returns what went wrong.
+    async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
+        let mut errors = Vec::new();
         for uid in uids {
             let Some(known) = self.inventory.pods.get(uid) else { continue };
             match self.scanner.pod(known).await {
                 Ok(Some(pod)) => {
-                    self.inventory.pods.insert(*uid, pod);
+                    let mut seen = Inventory { pods: [(*uid, pod)].into() };
+                    remember(&self.inventory, &mut seen, &self.observed);
+                    self.inventory.pods.append(&mut seen.pods);
                 }
                 Ok(None) => {
                     self.inventory.pods.remove(uid);
                 }
-                Err(error) => self.warnings.push(error.to_string()),
+                Err(error) => errors.push(error.to_string()),
             }
         }
         let (actions, _) = self.view().isolate(uids);
-        self.apply(&actions)
+        errors.extend(self.apply(&actions).iter().map(ToString::to_string));
+        errors
     }
 
     fn foresee(&self, text: &str, uid: PodUid) -> Outcome {
@@ -155,9 +163,10 @@ impl Engine {
             Coverage::Absent => format!("pod {uid} is not on this node now; it is isolated as soon as it is"),
         };
         let mut code = if coverage == Coverage::Partial { Code::PartlyCovered } else { Code::Done };
-        if coverage == Coverage::Partial && !errors.is_empty() {
-            code = Code::Failed;
-            message = format!("{message}. It is tried again every few seconds; the kernel said: {}", errors.join("; "));
+        if !errors.is_empty() {
+            code = if coverage == Coverage::Full { Code::PartlyCovered } else { Code::Failed };
+            message =
+                format!("{message}. Not all went well; it is tried again every few seconds: {}", errors.join("; "));
         }
         if let Some(error) = unsaved {
             code = Code::Failed;

@@ -13,27 +13,38 @@ use crate::{
 pub struct Direct(Engine);
 
 impl Direct {
-    /// Takes the lock and brings the kernel up to date with the records.
+    /// Takes the lock and looks at the node.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let mut engine = Engine::open(settings).await?;
-        if let Err(error) = engine.pass().await {
+        Engine::open(settings).await.map(Self)
+    }
+
+    /// Brings the kernel up to date with the records.
+    async fn pass(&mut self) {
+        let scanned = self.0.scanner().scan().await;
+        if let Err(error) = self.0.pass(scanned) {
             tracing::warn!(%error, "not everything that is to be isolated could be brought up to date");
         }
-        Ok(Self(engine))
     }
 
     /// Isolates pods.
     pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
-        self.0.add(request, by, received).await
+        let outcomes = self.0.add(request, by, received).await;
+        if !request.dry_run {
+            self.pass().await;
+        }
+        outcomes
     }
 
     /// Releases pods.
     pub async fn remove(&mut self, request: &RemoveRequest, by: &str) -> Outcomes {
-        self.0.remove(request, by).await
+        let outcomes = self.0.remove(request, by).await;
+        self.pass().await;
+        outcomes
     }
 
     /// Describes the node.
-    pub fn status(&self) -> Status {
+    pub async fn status(&mut self) -> Status {
+        self.pass().await;
         self.0.status()
     }
 }

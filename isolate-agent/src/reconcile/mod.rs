@@ -8,7 +8,7 @@ mod remove;
 mod resolve;
 mod snapshot;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use isolate_common::Hook;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ pub use self::direct::Direct;
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer},
-    inventory::{IfIndex, Inventory, InventoryError, Scanner},
+    inventory::{IfIndex, Interface, Inventory, InventoryError, Pod, Scanner},
     lock::{Lock, LockError},
     observed::Observed,
     plan::{self, Action, View},
@@ -129,12 +129,12 @@ impl Engine {
         }
     }
 
-    /// Makes the kernel agree with what is desired, as far as it is urgent; what is not is left for [`Self::arm_next`].
+    /// Makes the kernel agree with what is desired on the node as `scanned`, as far as it is urgent; what is not is left for [`Self::arm_next`].
     /// Returns the hooks that had to be attached to pods that were isolated before: a new sandbox, or a repair.
-    pub async fn pass(&mut self) -> Result<Vec<Hook>, PassError> {
+    pub fn pass(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<Vec<Hook>, PassError> {
         self.warnings.clear();
         let read = self.read_records();
-        let outcome = self.enforce_all().await.and_then(|attached| read.map(|()| attached).map_err(PassError::from));
+        let outcome = self.enforce_all(scanned).and_then(|attached| read.map(|()| attached).map_err(PassError::from));
         // Not over records that were never read.
         if !self.unread {
             self.save_unsaved();
@@ -146,9 +146,9 @@ impl Engine {
         outcome
     }
 
-    async fn enforce_all(&mut self) -> Result<Vec<Hook>, PassError> {
-        self.inventory = self.scanner.scan().await?;
+    fn enforce_all(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<Vec<Hook>, PassError> {
         self.observed = self.enforcer.observe()?;
+        self.know(scanned?);
         self.unattachable.clear();
         let plan = self.view().plan();
         for uid in &plan.no_slot {
@@ -161,6 +161,17 @@ impl Engine {
         } else {
             Err(PassError::Apply(errors))
         }
+    }
+
+    /// Takes in what a scan saw, and what it could not see any more.
+    fn know(&mut self, mut seen: Inventory) {
+        remember(&self.inventory, &mut seen, &self.observed);
+        self.inventory = seen;
+    }
+
+    /// What looks at the node.
+    pub fn scanner(&self) -> Scanner {
+        self.scanner.clone()
     }
 
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
@@ -247,6 +258,22 @@ impl Engine {
                 ));
             }
         }
+    }
+}
+
+/// Keeps the host veths that a pod was seen with for as long as their armed links live and nobody else has them: its
+/// processes may have left the namespace that they lead to, and packet sockets in it stay behind.
+fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
+    let not_seen = before.pods.values().filter(|pod| !now.pods.contains_key(&pod.uid));
+    let claims = now.pods.values().chain(not_seen).flat_map(Pod::host_veths);
+    let taken: BTreeSet<IfIndex> = claims.map(|veth| veth.ifindex).collect();
+    for (uid, pod) in &mut now.pods {
+        let known = before.pods.get(uid).into_iter().flat_map(|pod| &pod.interfaces);
+        let left = known.filter(|interface| {
+            let host = interface.host.as_ref();
+            host.is_some_and(|veth| !taken.contains(&veth.ifindex) && observed.veth_is_live(veth.ifindex))
+        });
+        pod.interfaces.extend(left.map(|interface| Interface { inside: None, ..interface.clone() }));
     }
 }
 

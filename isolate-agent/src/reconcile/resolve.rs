@@ -29,7 +29,7 @@ impl Engine {
             return;
         }
         match self.scanner.scan().await {
-            Ok(inventory) => self.inventory = inventory,
+            Ok(inventory) => self.know(inventory),
             Err(error) => self.warnings.push(error.to_string()),
         }
     }

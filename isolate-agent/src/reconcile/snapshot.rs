@@ -13,14 +13,10 @@ use crate::{
 };
 
 impl Engine {
-    /// Looks at the kernel and the node again, so that the next [`Self::status`] shows them as they are now.
-    pub async fn look(&mut self) {
+    /// Looks at the kernel again, so that the next [`Self::status`] shows it as it is now.
+    pub fn look(&mut self) {
         match self.enforcer.observe() {
             Ok(observed) => self.observed = observed,
-            Err(error) => self.warnings.push(error.to_string()),
-        }
-        match self.scanner.scan().await {
-            Ok(inventory) => self.inventory = inventory,
             Err(error) => self.warnings.push(error.to_string()),
         }
     }

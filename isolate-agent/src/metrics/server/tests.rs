@@ -18,7 +18,7 @@ struct Served {
 }
 
 async fn mk_server(commands: Commands) -> Served {
-    let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let addr = listener.local_addr().expect("it has an address");
     let (ready, readiness) = watch::channel(false);
     let (shutdown, ended) = oneshot::channel::<()>();
@@ -95,9 +95,20 @@ async fn callers_that_say_nothing_do_not_keep_others_out() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_named() {
-    let taken = bind((Ipv4Addr::LOCALHOST, 0).into()).await.expect("a free port");
+async fn an_address_in_use_is_waited_for() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let addr = taken.local_addr().expect("it has an address");
-    let error = bind(addr).await.expect_err("it is taken").to_string();
-    assert!(error.contains(&addr.to_string()) && error.contains("--metrics-addr"), "{error}");
+    let (_ready, readiness) = watch::channel(false);
+    let metrics = Metrics::new(crate::control::SocketCounters::default());
+    let server = tokio::spawn(run(addr, metrics, mk_loop(1), readiness, std::future::pending()));
+    sleep(Duration::from_millis(50)).await;
+    assert!(!server.is_finished(), "it gave up");
+    drop(taken);
+    let connected = async {
+        while TcpStream::connect(addr).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(3 * BIND_PAUSE, connected).await.expect("it serves as soon as it can");
+    server.abort();
 }

@@ -76,6 +76,7 @@ impl Objects {
             Request::Send(handle, data) => calls::send(self.socket(handle)?, &data),
             Request::SendTo(handle, address, data) => calls::send_to(self.socket(handle)?, address, &data),
             Request::Recv(handle) => calls::recv(self.socket(handle)?),
+            Request::LeaveNetwork => calls::leave_network(),
             Request::Close(handle) => {
                 self.all.remove(&handle);
                 Ok(Done::default())
