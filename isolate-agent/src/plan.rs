@@ -4,13 +4,13 @@
 //! out: the cut comes before every release in the order of actions, and a key of a desired pod goes only when nothing
 //! it could match is left.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+mod action;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use isolate_common::{DIRECTIONS, Direction, Policy, gate_for};
 
+pub use self::action::{Action, CgroupPlace, NetdevPlace};
 use crate::{
     desired::Desired,
     inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
@@ -18,84 +18,6 @@ use crate::{
     pod::PodUid,
     settings::Arm,
 };
-
-/// One change in the kernel. The order of the variants is the order in which they are carried out.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Action {
-    /// Puts a pod into a slot; its counters start at zero if the slot was another's.
-    SetPolicy {
-        /// The slot.
-        slot: Slot,
-        /// What goes into it.
-        policy: PolicyEntry,
-        /// Whether the slot was not this pod's before.
-        fresh: bool,
-    },
-    /// Leads a cgroup to a slot.
-    SetCgroupKey(CgroupId, Slot),
-    /// Leads a host veth to a slot: from here on its frames are dropped, where the veth is armed.
-    SetVethKey(IfIndex, Slot),
-    /// Lets the programs look up keys; never forgets a level that is in use.
-    OpenGate(u32),
-    /// Attaches the cgroup hook.
-    AttachCgroup(CgroupPlace, Direction),
-    /// Attaches the veth hook of an isolated pod.
-    AttachVeth(HostVeth, Direction),
-    /// Attaches the netdev hook inside an isolated pod.
-    AttachNetdev(NetdevPlace, Direction),
-    /// Detaches the netdev hook, or collects its pin.
-    DetachNetdev(NetdevKey, Direction),
-    /// Detaches the cgroup hook, or collects its pin.
-    DetachCgroup(CgroupId, Direction),
-    /// Forgets a cgroup.
-    DropCgroupKey(CgroupId),
-    /// Forgets a host veth: an armed one passes frames again.
-    DropVethKey(IfIndex),
-    /// Shuts the gate, or narrows it to the levels in use.
-    NarrowGate(u32),
-    /// Frees a slot.
-    Vacate(Slot),
-    /// Collects the pin of a veth hook whose interface is gone, or that is not wanted any more.
-    DetachVeth(IfIndex, Direction),
-}
-
-/// A pod-level cgroup to attach to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CgroupPlace {
-    /// Its id.
-    pub id: CgroupId,
-    /// Its directory.
-    pub path: PathBuf,
-}
-
-/// An interface inside a pod's namespace to attach to. Those without a host end come first: nothing else cuts them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NetdevPlace {
-    /// Whether its frames pass a host veth as well.
-    pub has_host_end: bool,
-    /// Which interface, for whom.
-    pub key: NetdevKey,
-    /// A process that lives in the namespace.
-    pub pid: i32,
-    /// The interface's name there.
-    pub name: String,
-}
-
-/// A policy with an order, which only sorts it among equals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyEntry(pub Policy);
-
-impl PartialOrd for PolicyEntry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for PolicyEntry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0.uid, self.0.flags.0).cmp(&(other.0.uid, other.0.flags.0))
-    }
-}
 
 /// What the planner looks at.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +85,7 @@ impl View<'_> {
             slots.insert(*uid, slot);
             let policy = entry.policy(uid);
             if self.observed.policies.get(&slot) != Some(&policy) {
-                actions.push(Action::SetPolicy { slot, policy: PolicyEntry(policy), fresh: known.is_none() });
+                actions.push(Action::SetPolicy { slot, policy, fresh: known.is_none() });
             }
             gate |= gate_for(self.inventory.pods.get(uid).map(level).into_iter());
             if let Some(pod) = self.inventory.pods.get(uid) {

@@ -1,7 +1,7 @@
 //! What an isolated pod is still allowed, as the kernel reads it.
 
 /// Options of one isolation, bits of [`Policy::flags`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct PolicyFlags(pub u32);
 
@@ -27,7 +27,7 @@ impl PolicyFlags {
 ///
 /// The UID makes the kernel's state complete: an agent that finds maps and no records knows whom it isolates.
 /// A zeroed value is a vacant slot; a key that leads to one is an error in the kernel, and drops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Policy {
     /// The pod's UID, 128 bits in the order in which they are spelled.

@@ -140,7 +140,7 @@ impl Enforcer {
     /// Carries out one change and notes it in `observed`.
     pub fn apply(&mut self, action: &Action, observed: &mut Observed) -> Result<(), EnforceError> {
         match action {
-            Action::SetPolicy { slot, policy, fresh } => self.maps.set_policy(*slot, policy.0, *fresh, observed),
+            Action::SetPolicy { slot, policy, fresh } => self.maps.set_policy(*slot, *policy, *fresh, observed),
             Action::SetCgroupKey(id, slot) => self.maps.set_cgroup_key(*id, *slot, observed),
             Action::SetVethKey(ifindex, slot) => self.maps.set_veth_key(*ifindex, *slot, observed),
             Action::OpenGate(gate) | Action::NarrowGate(gate) => self.maps.set_gate(*gate, observed),

@@ -51,7 +51,7 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
 fn carry_out(kernel: &mut Observed, action: &Action) {
     match action {
         Action::SetPolicy { slot, policy, .. } => {
-            kernel.policies.insert(*slot, policy.0);
+            kernel.policies.insert(*slot, *policy);
         }
         Action::SetCgroupKey(id, slot) => {
             kernel.cgroup_keys.insert(*id, *slot);
@@ -368,7 +368,7 @@ proptest! {
         let mine = |owns: &dyn Fn(&Pod) -> bool| chosen.iter().filter_map(|uid| node.inventory.pods.get(uid)).any(owns);
         for action in &actions {
             let allowed = match action {
-                Action::SetPolicy { policy, .. } => chosen.contains(&uid_of(&policy.0)),
+                Action::SetPolicy { policy, .. } => chosen.contains(&uid_of(policy)),
                 Action::SetCgroupKey(id, _) => mine(&owns_cgroup(*id)),
                 Action::AttachCgroup(place, _) => mine(&owns_cgroup(place.id)),
                 Action::SetVethKey(ifindex, _) => mine(&owns_veth(*ifindex)),

@@ -1,0 +1,72 @@
+//! What can be changed in the kernel, as plain data.
+
+use std::path::PathBuf;
+
+use isolate_common::{Direction, Policy};
+
+use crate::{
+    inventory::{CgroupId, HostVeth, IfIndex},
+    observed::{NetdevKey, Slot},
+};
+
+/// One change in the kernel. The order of the variants is the order in which they are carried out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Puts a pod into a slot; its counters start at zero if the slot was another's.
+    SetPolicy {
+        /// The slot.
+        slot: Slot,
+        /// What goes into it.
+        policy: Policy,
+        /// Whether the slot was not this pod's before.
+        fresh: bool,
+    },
+    /// Leads a cgroup to a slot.
+    SetCgroupKey(CgroupId, Slot),
+    /// Leads a host veth to a slot: from here on its frames are dropped, where the veth is armed.
+    SetVethKey(IfIndex, Slot),
+    /// Lets the programs look up keys; never forgets a level that is in use.
+    OpenGate(u32),
+    /// Attaches the cgroup hook.
+    AttachCgroup(CgroupPlace, Direction),
+    /// Attaches the veth hook of an isolated pod.
+    AttachVeth(HostVeth, Direction),
+    /// Attaches the netdev hook inside an isolated pod.
+    AttachNetdev(NetdevPlace, Direction),
+    /// Detaches the netdev hook, or collects its pin.
+    DetachNetdev(NetdevKey, Direction),
+    /// Detaches the cgroup hook, or collects its pin.
+    DetachCgroup(CgroupId, Direction),
+    /// Forgets a cgroup.
+    DropCgroupKey(CgroupId),
+    /// Forgets a host veth: an armed one passes frames again.
+    DropVethKey(IfIndex),
+    /// Shuts the gate, or narrows it to the levels in use.
+    NarrowGate(u32),
+    /// Frees a slot.
+    Vacate(Slot),
+    /// Collects the pin of a veth hook whose interface is gone, or that is not wanted any more.
+    DetachVeth(IfIndex, Direction),
+}
+
+/// A pod-level cgroup to attach to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupPlace {
+    /// Its id.
+    pub id: CgroupId,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// An interface inside a pod's namespace to attach to. Those without a host end come first: nothing else cuts them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NetdevPlace {
+    /// Whether its frames pass a host veth as well.
+    pub has_host_end: bool,
+    /// Which interface, for whom.
+    pub key: NetdevKey,
+    /// A process that lives in the namespace.
+    pub pid: i32,
+    /// The interface's name there.
+    pub name: String,
+}
