@@ -4,6 +4,8 @@ use std::{fmt, fs, io, path::Path};
 
 use tokio::net::{UnixStream, unix::UCred};
 
+use crate::{inventory::uid_in_name, pod::PodUid};
+
 /// `loginuid` of a process that no login led to.
 const NO_LOGIN: u32 = u32::MAX;
 
@@ -14,6 +16,8 @@ pub struct Requester {
     pub uid: u32,
     /// Its process id; none if it lives in a pid namespace that this process cannot see.
     pub pid: Option<i32>,
+    /// The pod that it runs in, if it runs in one.
+    pub pod: Option<PodUid>,
     /// Name of the user who logged in to start it, or else of `uid`.
     name: String,
     command: Option<String>,
@@ -35,7 +39,9 @@ impl Requester {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let read = |file: &str| fs::read_to_string(Path::new("/proc").join(pid?.to_string()).join(file)).ok();
         let login = read("loginuid").and_then(|text| text.trim().parse().ok()).filter(|login| *login != NO_LOGIN);
-        Self { uid, pid, name: user_name(&passwd, login.unwrap_or(uid)), command: read("comm").map(|c| printable(&c)) }
+        let name = user_name(&passwd, login.unwrap_or(uid));
+        let pod = read("cgroup").and_then(|text| text.lines().flat_map(|line| line.split('/')).find_map(uid_in_name));
+        Self { uid, pid, pod, name, command: read("comm").map(|c| printable(&c)) }
     }
 }
 
@@ -82,10 +88,15 @@ mod tests {
 
     #[test]
     fn a_requester_is_one_line() {
-        let whole =
-            Requester { uid: 0, pid: Some(123), name: "alice".to_owned(), command: Some("isolate-agent".to_owned()) };
+        let whole = Requester {
+            uid: 0,
+            pid: Some(123),
+            pod: None,
+            name: "alice".to_owned(),
+            command: Some("isolate-agent".to_owned()),
+        };
         assert_eq!(whole.to_string(), "alice (uid 0) with isolate-agent, pid 123");
-        let bare = Requester { uid: 0, pid: None, name: "root".to_owned(), command: None };
+        let bare = Requester { uid: 0, pid: None, pod: None, name: "root".to_owned(), command: None };
         assert_eq!(bare.to_string(), "root (uid 0)");
         assert_eq!(printable("ev\x1b[2Jil\n"), "ev?[2Jil");
     }

@@ -53,6 +53,7 @@ pub(super) fn router(commands: Commands, counters: SocketCounters) -> Router {
         .route("/v1/openapi.json", get(description))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(commands.clone(), refuse_the_isolated))
         .with_state(commands)
         .layer(middleware::from_fn_with_state(counters, count))
 }
@@ -176,6 +177,25 @@ async fn no_such_path(method: Method, uri: Uri) -> Refusal {
 async fn no_such_method(method: Method, uri: Uri) -> Refusal {
     let message = format!("{} does not take {method}; GET /v1/openapi.json describes what it takes", uri.path());
     error(StatusCode::METHOD_NOT_ALLOWED, Code::Usage, message)
+}
+
+/// Refuses what runs in an isolated pod: a Unix socket that is mounted into it goes past every hook.
+async fn refuse_the_isolated(
+    State(commands): State<Commands>,
+    Extension(requester): Extension<Arc<Requester>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    if let Some(pod) = requester.pod {
+        let pod = pod.to_string();
+        let status = commands.last_status().await.map_err(gone)?;
+        if status.isolations.iter().any(|isolation| isolation.uid == pod) {
+            tracing::warn!(peer = %requester, pod, "refused on the control socket: it runs in an isolated pod");
+            let message = format!("a process of the isolated pod {pod} cannot ask for anything here");
+            return Err(error(StatusCode::FORBIDDEN, Code::Refused, message));
+        }
+    }
+    Ok(next.run(request).await)
 }
 
 /// Counts the requests that are the client's mistake.

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use rustix::io::Errno;
 use thiserror::Error;
 
+pub(crate) use self::cgroup::uid_in_name;
 pub use self::scan::Scanner;
 use crate::pod::PodUid;
 

@@ -7,7 +7,7 @@ use isolate_tests::agent;
 use super::isolated;
 use crate::{scene::Scene, suite::trials};
 
-trials![requests_that_make_no_sense, callers_that_are_not_root];
+trials![requests_that_make_no_sense, callers_that_are_not_root, root_in_an_isolated_pod];
 
 const ISOLATIONS: &str = "/v1/isolations";
 
@@ -62,4 +62,24 @@ fn callers_that_are_not_root() {
     assert!(answer.code != 0 || answer.stdout.ends_with("403"), "{answer:?}");
     assert_eq!(agent.isolated(), [scene.web.uid()]);
     path.assert_cut();
+}
+
+/// A socket that is mounted into a pod goes past every hook.
+fn root_in_an_isolated_pod() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let _daemon = agent.daemon();
+    let from = |pod: &isolate_tests::pod::Pod| {
+        let mut curl = pod.command("curl");
+        curl.args(["--silent", "--max-time", "20", "--write-out", "%{http_code}", "--output", "/dev/null"]);
+        curl.args(["--request", "DELETE", "--unix-socket"]).arg(agent.socket());
+        curl.arg(format!("http://agent{ISOLATIONS}/{}", web.uid()));
+        agent::output(curl.stdin(Stdio::null())).stdout
+    };
+    assert_eq!(from(web), "200", "it cannot ask while it is healthy");
+    let path = isolated(&scene);
+    assert_eq!(from(web), "403");
+    path.assert_cut();
+    assert_eq!(from(neighbour), "200", "a healthy pod's root is root");
+    path.assert_flows();
 }
