@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isolate_agent::settings::{Arm, Layer, LogFormat};
 
+/// Version and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ISOLATE_GIT_REVISION"), ")");
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -18,7 +20,7 @@ Of several pods the gravest decides: 1, 2, 3, 4, 5, 0.";
 
 /// Takes a compromised pod off the network of this node, at once and both ways, and keeps it off.
 #[derive(Debug, Parser)]
-#[command(name = "isolate-agent", version, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "isolate-agent", version = VERSION, after_help = EXIT_CODES, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub places: Places,

@@ -15,3 +15,6 @@ pub mod reconcile;
 pub mod settings;
 pub mod status;
 pub mod watch;
+
+/// The commit that this was built from; `unknown` outside a checkout.
+pub const REVISION: &str = env!("ISOLATE_GIT_REVISION");

@@ -224,8 +224,8 @@ impl Family {
                 stem: "build",
                 kind: Kind::Info,
                 unit: None,
-                labels: &["version", "layout_version"],
-                help: "The agent's version and that of its maps.",
+                labels: &["version", "revision", "layout_version"],
+                help: "The agent's version, the commit that it was built from, and the version of its maps.",
                 alert: NO_ALERT,
             },
         }

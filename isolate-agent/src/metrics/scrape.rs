@@ -12,7 +12,10 @@ use prometheus_client::{
 };
 
 use super::{Inner, family::Family};
-use crate::control::protocol::{Coverage, Drops, HookState, Isolation, Record, Status, UnarmedReason};
+use crate::{
+    REVISION,
+    control::protocol::{Coverage, Drops, HookState, Isolation, Record, Status, UnarmedReason},
+};
 
 /// The node at the moment of a scrape.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl Scrape {
     fn samples(&self, mut to: Samples<'_>, family: Family) -> fmt::Result {
         let Self { fed, status } = self;
         match family {
-            Family::Build => to.info([&status.version, &LAYOUT_VERSION.to_string()]),
+            Family::Build => to.info([&status.version, REVISION, &LAYOUT_VERSION.to_string()]),
             Family::Start => to.gauge([], fed.started_secs),
             Family::IsolatedPods => to.gauge([], status.isolations.len()),
             Family::PodCoverage => each(&status.isolations, |isolation| {
