@@ -88,7 +88,7 @@ pub fn echo_request(v6: bool, mark: &Mark) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(packet: &[u8]) -> u16 {
+pub(crate) fn checksum(packet: &[u8]) -> u16 {
     let words = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let sum = words.fold(0, |sum, word| {
         let sum: u32 = sum + word;

@@ -27,6 +27,52 @@ pub fn command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Path) -> Comm
     command
 }
 
+/// What a container's root keeps when the pod asks for `NET_ADMIN`: the runtimes' default set and that. Nothing of it reaches
+/// beyond the pod's namespaces by itself; `CAP_SYS_ADMIN` is not in it.
+const CONTAINER: [u32; 15] = [
+    0,  // CHOWN
+    1,  // DAC_OVERRIDE
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID
+    7,  // SETUID
+    8,  // SETPCAP
+    10, // NET_BIND_SERVICE
+    12, // NET_ADMIN
+    13, // NET_RAW
+    18, // SYS_CHROOT
+    27, // MKNOD
+    29, // AUDIT_WRITE
+    31, // SETFCAP
+];
+/// `CAP_BPF`, with which a container may load programs.
+pub const BPF: u32 = 39;
+
+/// Like [`command`], with no capabilities but a container's and these.
+pub fn container_command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Path, more: &'static [u32]) -> Command {
+    let mut command = command(program, netns, cgroup);
+    // SAFETY: between fork and exec the closure makes system calls alone, and allocates nothing. It is called after the one
+    // that enters the namespace, which needs more than is left.
+    unsafe { command.pre_exec(move || restrict(more)) };
+    command
+}
+
+/// Takes everything else out of the bounding set; the `exec` that follows gives root what is left in it.
+fn restrict(more: &[u32]) -> std::io::Result<()> {
+    const LAST: u32 = 63;
+    for capability in (0..=LAST).filter(|capability| !CONTAINER.contains(capability) && !more.contains(capability)) {
+        // SAFETY: a call with plain numbers.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+        let error = std::io::Error::last_os_error();
+        // Beyond the last one that this kernel knows.
+        if dropped < 0 && error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 fn settle(netns: &File, mut procs: &File) -> std::io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     procs.write_all(b"0")?;

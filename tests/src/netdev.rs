@@ -73,3 +73,13 @@ fn links(netns: &Netns) -> Vec<serde_json::Value> {
     let output = launch::succeed(Command::new("ip").args(["-n", netns.name(), "-json", "link", "show"]));
     serde_json::from_slice(&output.stdout).expect("ip prints JSON")
 }
+
+/// Why this kernel makes no interfaces of a type: what an attempt in a namespace of its own gave.
+pub fn missing(kind: &str) -> Option<String> {
+    let netns = Netns::new();
+    let add = ["link", "add", "probe0", "link", "lower0", "type", kind];
+    ip(&netns, &["link add lower0 type veth peer name lower1".to_owned()]);
+    let output = Command::new("ip").args(["-n", netns.name()]).args(add).output().expect("iproute2 is installed");
+    let why = || format!("ip {}: {}", add.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    (!output.status.success()).then(why)
+}

@@ -115,7 +115,8 @@ impl Node {
         End { process, device: BRIDGES[0], mac, v4: gateway_v4(0), v6: gateway_v6(0) }
     }
 
-    fn service(&self) -> PathBuf {
+    /// The cgroup of a service of the node.
+    pub fn service(&self) -> PathBuf {
         let path = self.cgroup().join("system.slice/node.service");
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path

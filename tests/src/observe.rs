@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
@@ -65,12 +65,8 @@ struct Tape {
 impl Observer {
     /// Starts to record on `device` in `netns`; when it returns, no frame is missed any more.
     pub fn start(netns: &Netns, device: &str) -> Self {
-        let socket = netns.enter(|| packet_socket(device, TURN)).unwrap_or_else(|e| panic!("observe {device}: {e}"));
-        socket.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let tape = Arc::new(Tape::default());
-        let shared = Arc::clone(&tape);
-        let thread = thread::spawn(move || shared.record(&socket));
-        Self { tape, thread: Some(thread) }
+        let socket = netns.enter(|| packet_socket(device, TURN));
+        Self::record(socket.unwrap_or_else(|e| panic!("observe {device}: {e}")))
     }
 
     /// Begins a stretch: lets what was sent before arrive, and forgets it.
@@ -79,6 +75,26 @@ impl Observer {
         for observer in observers {
             observer.with_frames(Vec::clear);
         }
+    }
+
+    /// Like [`start`](Self::start), for one ethertype: such a tap stands behind the tcx ingress programs and the bridge, so it
+    /// sees on a port what the port let in and a bridge does not forward.
+    pub fn behind(netns: &Netns, device: &str, ethertype: u16) -> Self {
+        let socket = netns.enter(|| packet_socket_for(device, ethertype, TURN));
+        Self::record(socket.unwrap_or_else(|e| panic!("observe {device}: {e}")))
+    }
+
+    fn record(socket: Socket) -> Self {
+        socket.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let tape = Arc::new(Tape::default());
+        let shared = Arc::clone(&tape);
+        let thread = thread::spawn(move || shared.record(&socket));
+        Self { tape, thread: Some(thread) }
+    }
+
+    /// Forgets what has arrived.
+    pub fn forget(&self) {
+        self.with_frames(Vec::clear);
     }
 
     /// How many of the frames that have arrived are such.
@@ -103,7 +119,12 @@ impl Observer {
 
     fn with_frames<T>(&self, read: impl FnOnce(&mut Vec<Frame>) -> T) -> T {
         let question = self.tape.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        wait::until("the observer catches up", || self.tape.answered.load(Ordering::SeqCst) >= question);
+        // The recorder looks every few milliseconds: the pause of an ordinary wait would be most of the time.
+        let start = Instant::now();
+        while self.tape.answered.load(Ordering::SeqCst) < question {
+            assert!(start.elapsed() < wait::DEADLINE, "the observer does not catch up");
+            thread::sleep(TURN / 4);
+        }
         read(&mut self.tape.frames.lock().expect("nobody panics while counting"))
     }
 }
@@ -138,7 +159,10 @@ impl Tape {
 
 /// An `AF_PACKET` socket for all frames of one interface of the calling thread's namespace.
 pub fn packet_socket(device: &str, timeout: Duration) -> io::Result<Socket> {
-    let all = u16::try_from(libc::ETH_P_ALL).expect("an ethertype has 16 bits");
+    packet_socket_for(device, u16::try_from(libc::ETH_P_ALL).expect("an ethertype has 16 bits"), timeout)
+}
+
+fn packet_socket_for(device: &str, ethertype: u16, timeout: Duration) -> io::Result<Socket> {
     // With protocol 0 it receives nothing before it is bound, so never a frame of another interface.
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     let index = rustix::net::netdevice::name_to_index(&socket, device)?;
@@ -146,7 +170,7 @@ pub fn packet_socket(device: &str, timeout: Duration) -> io::Result<Socket> {
     // SAFETY: sockaddr_ll is what the kernel reads for AF_PACKET, and fits the storage.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).expect("a family has 16 bits");
-    address.sll_protocol = all.to_be();
+    address.sll_protocol = ethertype.to_be();
     address.sll_ifindex = index.cast_signed();
     let length = size_of::<libc::sockaddr_ll>().try_into().expect("it has 20 bytes");
     // SAFETY: the storage holds a sockaddr_ll of this length.

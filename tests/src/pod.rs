@@ -77,6 +77,28 @@ impl Pod {
         launch::command(program, self.netns(), &self.new_leaf())
     }
 
+    /// Gives `eth0` of a pod on a bridge its state, addresses and routes again.
+    pub fn configure(&self) {
+        self.network.as_ref().expect("a pod with host networking has no interfaces of its own").configure();
+    }
+
+    /// Like [`command`](Self::command), with no capabilities but a container's.
+    pub fn attack(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        launch::container_command(program, self.netns(), &self.attic(), &[])
+    }
+
+    /// Starts a process with no capabilities but a container's and these.
+    pub fn attacker(&self, more: &'static [u32]) -> Process {
+        Process::in_container(self.netns(), &self.new_leaf(), more)
+    }
+
+    /// One container's cgroup for many short commands.
+    fn attic(&self) -> PathBuf {
+        let leaf = self.cgroup.path().join("cri-containerd-commands.scope");
+        std::fs::create_dir_all(&leaf).unwrap_or_else(|error| panic!("{}: {error}", leaf.display()));
+        leaf
+    }
+
     /// Adds an interface while the pod runs; returns the name of its host end.
     pub fn add_interface(&mut self) -> String {
         let network = self.network.as_mut().expect("a pod with host networking has no interfaces of its own");

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Mutex,
     time::Duration,
 };
@@ -29,12 +29,26 @@ pub struct Process {
 impl Process {
     /// Starts one in a namespace and a cgroup.
     pub fn start(netns: &Netns, cgroup: &Path) -> Self {
-        let program = program();
-        let mut child = launch::command(&program, netns, cgroup)
+        Self::run(launch::command(program(), netns, cgroup))
+    }
+
+    /// Starts one with no capabilities but a container's and these.
+    pub fn in_container(netns: &Netns, cgroup: &Path, more: &'static [u32]) -> Self {
+        Self::run(launch::container_command(program(), netns, cgroup, more))
+    }
+
+    /// Starts one behind another program, which is given its path as the last argument.
+    pub fn behind(mut command: Command) -> Self {
+        command.arg(program());
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()));
         let stdin = child.stdin.take().expect("stdin is piped");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         Self { child, pipes: Mutex::new((stdin, stdout)) }

@@ -2,7 +2,7 @@
 //!
 //! A request is one system call wherever that is possible, so that an answer is exactly what the process saw.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,91 @@ pub enum Request {
     Sink(SocketAddr),
     /// What a sink has counted: the answer's value is the number of different datagrams.
     Counted(Handle),
+    /// A call that no ordinary program makes.
+    Raw(Raw),
+}
+
+/// What an attacker does: sockets of any family, addresses as the kernel reads them, and the ways around `send`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Raw {
+    /// `socket` with these numbers; the answer carries a handle.
+    Open {
+        /// Address family.
+        domain: i32,
+        /// Type.
+        style: i32,
+        /// Protocol.
+        protocol: i32,
+    },
+    /// `setsockopt`.
+    Set {
+        /// On which socket.
+        socket: Handle,
+        /// Level.
+        level: i32,
+        /// Option.
+        name: i32,
+        /// Its value's bytes.
+        value: Vec<u8>,
+    },
+    /// `bind` to a `sockaddr`.
+    Bind(Handle, Vec<u8>),
+    /// `sendto` with flags, to a `sockaddr` if there is one.
+    Send {
+        /// On which socket.
+        socket: Handle,
+        /// Flags.
+        flags: i32,
+        /// The address, or none on a connected socket.
+        to: Option<Vec<u8>>,
+        /// What is sent.
+        data: Vec<u8>,
+    },
+    /// A call that sends the data on a connected or bound socket.
+    SendBy(Handle, Call, Vec<u8>),
+    /// One frame, through a ring that the process shares with the kernel.
+    SendThrough(Ring, String, Vec<u8>),
+    /// Gives a socket to whoever connects to this path: listens, accepts one, sends it by `SCM_RIGHTS`.
+    Give(Handle, PathBuf),
+    /// Connects to such a path; the answer carries the handle of the socket that came.
+    Take(PathBuf),
+    /// A TUN device; the answer carries a handle on which `send` is a packet that the device receives.
+    Tun(String),
+    /// Attaches a program that lets everything pass, as the first one, until the handle is closed.
+    Program(Hook, String),
+}
+
+/// A system call that sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// `sendmmsg`.
+    Many,
+    /// `sendfile` from a file in memory.
+    File,
+    /// `splice` from a pipe.
+    Splice,
+    /// A send operation of `io_uring`.
+    Uring,
+}
+
+/// Memory shared with the kernel, out of which it sends frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ring {
+    /// `PACKET_TX_RING`.
+    Packet,
+    /// `AF_XDP` in copy mode.
+    Xdp,
+}
+
+/// Where a program can be attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hook {
+    /// tcx, what comes in.
+    TcIn,
+    /// tcx, what goes out.
+    TcOut,
+    /// XDP, generic mode.
+    Xdp,
 }
 
 /// What came of it.
@@ -117,6 +202,16 @@ impl Answer {
             libc::ETIMEDOUT => "ETIMEDOUT",
             libc::ENOBUFS => "ENOBUFS",
             libc::EPIPE => "EPIPE",
+            libc::EACCES => "EACCES",
+            libc::EINVAL => "EINVAL",
+            libc::ENODEV => "ENODEV",
+            libc::ENOTCONN => "ENOTCONN",
+            libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+            libc::EAFNOSUPPORT => "EAFNOSUPPORT",
+            libc::EPROTONOSUPPORT => "EPROTONOSUPPORT",
+            libc::ESOCKTNOSUPPORT => "ESOCKTNOSUPPORT",
+            libc::EOPNOTSUPP => "EOPNOTSUPP",
+            libc::ENOSYS => "ENOSYS",
             other => return format!("errno {other}"),
         };
         name.to_owned()

@@ -34,7 +34,46 @@ impl Network {
         network
     }
 
+    /// Gives `eth0` on a bridge its state, addresses and routes again.
+    pub(super) fn configure(&self) {
+        let mut commands = vec!["link set eth0 up".to_owned()];
+        commands.extend(self.addresses(0, "eth0"));
+        netdev::ip(&self.netns, &commands);
+    }
+
+    /// The device type of an interface that stands on the node's bridge and has no host end.
+    fn without_host_end(&self) -> Option<&'static str> {
+        match self.link {
+            Link::Macvlan => Some("macvlan mode bridge"),
+            Link::Ipvlan => Some("ipvlan mode l2"),
+            Link::Bridged | Link::Routed | Link::HostNetwork => None,
+        }
+    }
+
+    /// One interface, `eth0`, that stands on the node's first bridge.
+    fn add_on_bridge(&self, kind: &str) {
+        let (pod, bridge) = (self.netns.name(), BRIDGES[0]);
+        netdev::ip(self.node.netns(), &[format!("link add link {bridge} name eth0 netns {pod} type {kind}")]);
+        self.configure();
+    }
+
+    /// The commands that give an interface its addresses on the link of that number, and the first one the routes.
+    fn addresses(&self, number: u8, inner: &str) -> Vec<String> {
+        let mut commands = vec![
+            format!("addr replace {}/24 dev {inner}", self.v4(number)),
+            format!("addr replace {}/64 dev {inner} nodad", self.v6(number)),
+        ];
+        if number == 0 {
+            commands.push(format!("route replace default via {}", gateway_v4(0)));
+            commands.push(format!("route replace default via {}", gateway_v6(0)));
+        }
+        commands
+    }
+
     pub(super) fn add_interface(&mut self) {
+        if let Some(kind) = self.without_host_end() {
+            return self.add_on_bridge(kind);
+        }
         let number = u8::try_from(self.host_veths.len()).expect("a pod has few interfaces");
         let (host, inner) = (format!("veth{:x}", name::number()), format!("eth{number}"));
         netdev::veth(self.node.netns(), &host, &self.netns, &inner);
@@ -54,12 +93,7 @@ impl Network {
             in_pod.push(format!("route add default via {gw6} dev {inner}"));
         } else {
             on_node.push(format!("link set {host} master {}", BRIDGES[usize::from(number)]));
-            in_pod.push(format!("addr add {v4}/24 dev {inner}"));
-            in_pod.push(format!("addr add {v6}/64 dev {inner} nodad"));
-            if number == 0 {
-                in_pod.push(format!("route add default via {}", gateway_v4(0)));
-                in_pod.push(format!("route add default via {}", gateway_v6(0)));
-            }
+            in_pod.extend(self.addresses(number, &inner));
         }
         netdev::ip(self.node.netns(), &on_node);
         netdev::ip(&self.netns, &in_pod);

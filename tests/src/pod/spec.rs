@@ -29,6 +29,10 @@ pub enum Link {
     Bridged,
     /// The host end carries a route to the pod's one address.
     Routed,
+    /// The pod's interface is a macvlan on the node's bridge: it has no host end.
+    Macvlan,
+    /// The same with an ipvlan.
+    Ipvlan,
     /// No namespace of its own: the pod uses the node's.
     HostNetwork,
 }

@@ -36,7 +36,7 @@ impl Done {
         Self { made: Some(object), ..Self::default() }
     }
 
-    fn bytes(length: usize) -> Self {
+    pub(crate) fn bytes(length: usize) -> Self {
         Self::value(i64::try_from(length).unwrap_or(i64::MAX))
     }
 }

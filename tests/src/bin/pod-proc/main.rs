@@ -3,15 +3,21 @@
 //! It knows nothing of the agent, its maps or its hooks.
 
 mod calls;
+mod program;
+mod raw;
+mod ring;
 mod stream;
+mod xsk;
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{self, BufRead as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
     time::Instant,
 };
 
-use isolate_tests::wire::{Answer, Handle, Request};
+use isolate_tests::wire::{Answer, Call, Handle, Raw, Request, Ring};
 
 use crate::{
     calls::Done,
@@ -22,6 +28,8 @@ enum Object {
     Socket(socket2::Socket),
     Flood(Flood),
     Sink(Sink),
+    /// A device or a link that lives until it is closed.
+    File(File),
 }
 
 #[derive(Default)]
@@ -94,6 +102,34 @@ impl Objects {
                 Some(Object::Sink(sink)) => Ok(Done::value(sink.counted())),
                 _ => Err(no_such()),
             },
+            Request::Raw(raw) => self.carry_out_raw(raw),
+        }
+    }
+
+    fn carry_out_raw(&self, raw: Raw) -> io::Result<Done> {
+        match raw {
+            Raw::Open { domain, style, protocol } => raw::open(domain, style, protocol),
+            Raw::Set { socket, level, name, value } => raw::set(self.socket(socket)?, level, name, &value),
+            Raw::Bind(socket, address) => raw::bind(self.socket(socket)?, &address),
+            Raw::Send { socket, flags, to, data } => raw::send(self.descriptor(socket)?, flags, to.as_deref(), &data),
+            Raw::SendBy(socket, Call::Many, data) => raw::send_many(self.socket(socket)?, &data),
+            Raw::SendBy(socket, Call::File, data) => raw::send_file(self.socket(socket)?, &data),
+            Raw::SendBy(socket, Call::Splice, data) => raw::splice(self.socket(socket)?, &data),
+            Raw::SendBy(socket, Call::Uring, data) => ring::uring(self.socket(socket)?, &data),
+            Raw::SendThrough(Ring::Packet, device, frame) => ring::packet(&device, &frame),
+            Raw::SendThrough(Ring::Xdp, device, frame) => xsk::send(&device, &frame),
+            Raw::Give(socket, path) => raw::give(self.socket(socket)?, &path),
+            Raw::Take(path) => raw::take(&path),
+            Raw::Tun(name) => raw::tun(&name),
+            Raw::Program(hook, device) => program::attach(hook, &device),
+        }
+    }
+
+    fn descriptor(&self, handle: Handle) -> io::Result<BorrowedFd<'_>> {
+        match self.all.get(&handle) {
+            Some(Object::Socket(socket)) => Ok(socket.as_fd()),
+            Some(Object::File(file)) => Ok(file.as_fd()),
+            _ => Err(no_such()),
         }
     }
 

@@ -1,0 +1,110 @@
+//! BPF programs of a handful of instructions, written out: what an attacker would attach, and how a CNI forwards.
+//!
+//! The product's object carries no test programs, and these need no compiler.
+
+use std::{
+    io,
+    mem::zeroed,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::{
+    BPF_F_BEFORE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type,
+};
+
+use crate::{netdev, netns::Netns};
+
+/// Where on an interface a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// tcx ingress.
+    TcxIngress,
+    /// tcx egress.
+    TcxEgress,
+    /// XDP, in generic mode.
+    Xdp,
+}
+
+impl Place {
+    fn kind(self) -> (bpf_prog_type, bpf_attach_type) {
+        match self {
+            Self::TcxIngress => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_TCX_INGRESS),
+            Self::TcxEgress => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_TCX_EGRESS),
+            Self::Xdp => (bpf_prog_type::BPF_PROG_TYPE_XDP, bpf_attach_type::BPF_XDP),
+        }
+    }
+}
+
+/// Loads a program that answers this number for every packet and attaches it in front of all others, until the link is closed.
+pub fn answer_first(place: Place, ifindex: u32, answer: i32) -> io::Result<OwnedFd> {
+    attach_first(place, ifindex, &[put(0, answer), EXIT])
+}
+
+/// How a CNI with eBPF host routing forwards: what comes in at `from` is put straight into the namespace behind `to`, past the
+/// programs of `to` itself (`bpf_redirect_peer`, kernel 5.10). Both are the host ends of veths in `netns`.
+pub fn redirect_peer(netns: &Netns, from: &str, to: &str) -> io::Result<OwnedFd> {
+    const BPF_FUNC_REDIRECT_PEER: i32 = 155;
+    let [from, to] = [from, to].map(|name| netdev::index(netns, name));
+    let program = [put(1, to.cast_signed()), put(2, 0), call(BPF_FUNC_REDIRECT_PEER), EXIT];
+    netns.enter(|| attach_first(Place::TcxIngress, from, &program))
+}
+
+/// `BPF_EXIT`.
+const EXIT: bpf_insn = instruction(0x95, 0, 0);
+
+/// A 64-bit move of a number into a register.
+const fn put(register: u8, value: i32) -> bpf_insn {
+    instruction(0xb7, register, value)
+}
+
+/// A call of a helper.
+const fn call(helper: i32) -> bpf_insn {
+    instruction(0x85, 0, helper)
+}
+
+const fn instruction(code: u8, destination: u8, imm: i32) -> bpf_insn {
+    // The low half of this byte is the destination register, the high half the source.
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: aya_obj::generated::__BindgenBitfieldUnit::new([destination]),
+        off: 0,
+        imm,
+    }
+}
+
+fn attach_first(place: Place, ifindex: u32, program: &[bpf_insn]) -> io::Result<OwnedFd> {
+    let (kind, hook) = place.kind();
+    let mut attr = none();
+    // SAFETY: this command reads this member of the union; each field is a plain integer.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = kind as u32;
+    load.insns = program.as_ptr() as u64;
+    load.insn_cnt = program.len().try_into().map_err(io::Error::other)?;
+    load.license = c"GPL".as_ptr() as u64;
+    let program = new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)?;
+
+    let mut attr = none();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = hook as u32;
+    attr.link_create.flags = if place == Place::Xdp { XDP_FLAGS_SKB_MODE } else { BPF_F_BEFORE };
+    new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+fn none() -> bpf_attr {
+    // SAFETY: a union of plain integers and arrays of them: all zeroes is a value of each.
+    unsafe { zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute was zeroed before the fields of the command were set, and what it points to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn new_fd(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
