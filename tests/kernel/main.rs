@@ -16,6 +16,7 @@ mod crash;
 mod demo;
 mod direct;
 mod drop_semantics;
+mod escape;
 mod full;
 mod harness;
 mod isolate;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         bad_input::trials(),
         concurrent::trials(),
         demo::trials(),
+        escape::trials(),
     ]
     .into_iter()
     .flatten();

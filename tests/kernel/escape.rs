@@ -1,0 +1,113 @@
+//! The escape suite: every way out of a pod (and into it) that we know, tried by an attacker inside and decided outside.
+//!
+//! The attacker is root with the capabilities of a container that asked for `NET_ADMIN` ([`Pod::attacker`]); it has no
+//! `CAP_SYS_ADMIN`. Each channel must get through three times out of four runs: on a pod that nobody isolates, and again after
+//! the release; in between, while the pod is isolated, it must not. So a channel cannot be blind, and cannot fail for another
+//! reason than the cut.
+//!
+//! [`Pod::attacker`]: isolate_tests::pod::Pod::attacker
+
+mod cut;
+mod inward;
+mod known;
+mod l2;
+mod matrix;
+mod odd;
+mod run;
+mod sockets;
+mod stage;
+mod tampering;
+mod topologies;
+
+use std::env;
+
+use libtest_mimic::Trial;
+
+use self::{
+    run::{Row, Setting, Verdict},
+    stage::Stage,
+};
+use crate::suite;
+use isolate_tests::frame::Mark;
+
+/// A way to get something through.
+pub(crate) struct Escape {
+    /// Which pod it is tried on.
+    setting: Setting,
+    /// What it is, in a few words; unique.
+    name: &'static str,
+    /// Sends the mark, and tells whether it got through.
+    attempt: fn(&Stage, &Mark) -> Result<bool, Halt>,
+}
+
+/// Why an attempt did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The kernel does not know what was asked for: the probe and its result.
+    Missing(String),
+    /// A call failed.
+    Failed(String),
+}
+
+const fn escape(setting: Setting, name: &'static str, attempt: fn(&Stage, &Mark) -> Result<bool, Halt>) -> Escape {
+    Escape { setting, name, attempt }
+}
+
+/// All channels, by family.
+const FAMILIES: [(&str, &[Escape]); 6] = [
+    ("sockets", sockets::ALL),
+    ("frames", l2::ALL),
+    ("odd packets", odd::ALL),
+    ("tampering", tampering::ALL),
+    ("inward", inward::ALL),
+    ("topologies", topologies::ALL),
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = Setting::ALL
+        .into_iter()
+        .map(|setting| {
+            Trial::test(format!("escape::{}", setting.name()), move || {
+                nothing_escapes(setting);
+                Ok(())
+            })
+        })
+        .collect();
+    trials.push(suite::trial("escape::the_lists_agree".to_owned(), &[], the_lists_agree));
+    if let Some(path) = env::var_os(matrix::PATH) {
+        let write = move || {
+            matrix::write(path.as_ref());
+            Ok(())
+        };
+        trials.push(Trial::test("escape::matrix", write));
+    }
+    trials
+}
+
+/// All channels of a setting: they work, are cut, and work again; except those that are known to leak, which do.
+fn nothing_escapes(setting: Setting) {
+    let rows = run::perform(setting, cut::Cut::Agent);
+    let wrong: Vec<String> = rows.iter().filter_map(disagreement).collect();
+    assert!(wrong.is_empty(), "{} of {} channels:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+fn disagreement(row: &Row) -> Option<String> {
+    let known = known::reason(row.name);
+    match (&row.verdict, known) {
+        (Verdict::Cut, None) | (Verdict::Open, Some(_)) | (Verdict::NotOffered(_), _) => None,
+        (Verdict::Open, None) => Some(format!("LEAK: {}", row.name)),
+        (Verdict::Cut, Some(_)) => Some(format!("{} is cut now: take it from the list of known leaks", row.name)),
+        (Verdict::Blind(why), _) => Some(format!("{} shows nothing: {why}", row.name)),
+    }
+}
+
+fn the_lists_agree() {
+    let names: Vec<&str> = FAMILIES.iter().flat_map(|(_, all)| all.iter().map(|escape| escape.name)).collect();
+    for name in &names {
+        assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name} stands there twice");
+    }
+    for known in known::LEAKS {
+        assert!(names.contains(&known.channel), "{} is no channel", known.channel);
+    }
+    assert!(names.len() >= 60, "{} channels", names.len());
+}
