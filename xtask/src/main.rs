@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
 
 mod build;
+mod containment;
 mod demo;
 mod object;
 mod setup;
@@ -30,6 +31,8 @@ enum Verb {
     Test(test::Args),
     /// Show on a node of kernel objects what the product does: a pod is cut off and released (root needed)
     Demo,
+    /// Try every channel out of a pod under every way to cut it off, and write docs/containment.md
+    Containment(containment::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,5 +56,6 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Build(args) => build::run(&workspace, args),
         Verb::Test(args) => test::run(&workspace, args),
         Verb::Demo => demo::run(&workspace),
+        Verb::Containment(args) => containment::run(&workspace, args),
     }
 }

@@ -95,6 +95,13 @@ const PACKAGES: &[Package] = &[
         place: Place::System,
     },
     Package {
+        name: "nftables",
+        sign: Sign::Command("nft"),
+        needs: &[Need::Test],
+        reason: "the nftables way of isolating, side by side with ours",
+        place: Place::System,
+    },
+    Package {
         name: "curl",
         sign: Sign::Command("curl"),
         needs: &[Need::Test, Need::Demo],
