@@ -13,6 +13,7 @@ mod known;
 mod l2;
 mod matrix;
 mod odd;
+mod rtnetlink;
 mod run;
 mod sockets;
 mod stage;

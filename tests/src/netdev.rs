@@ -55,6 +55,14 @@ pub fn index(netns: &Netns, name: &str) -> u32 {
     u32::try_from(index).expect("an interface index is 32 bits wide")
 }
 
+/// Whether an interface is a port of a bridge that forwards what comes from it. It is not for a moment after its carrier came.
+pub fn forwards(netns: &Netns, name: &str) -> bool {
+    let show = ["-n", netns.name(), "-details", "-json", "link", "show", "dev", name];
+    let output = launch::succeed(Command::new("ip").args(show));
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).expect("ip prints JSON");
+    links[0]["linkinfo"]["info_slave_data"]["state"] == "forwarding"
+}
+
 /// The hardware address of an interface.
 pub fn mac(netns: &Netns, name: &str) -> Mac {
     find(netns, name)["address"]

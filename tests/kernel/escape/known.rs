@@ -22,6 +22,10 @@ pub(super) const LEAKS: &[Known] = &[
         "a VXLAN that the node's namespace sends (link-netnsid)",
         "the same; what leaves is sent by a socket of the kernel in the node's namespace",
     ),
+    known(
+        "a veth into the node's bridge (target-netnsid), used at once",
+        "the same; the agent attaches to its host end as to any of the pod's, but only once it has seen it",
+    ),
     known("macvlan: frame", NO_HOST_END),
     known("macvlan: frame past the queueing discipline", NO_HOST_END),
     known("macvlan: a process of another cgroup", NO_HOST_END),

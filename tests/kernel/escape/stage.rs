@@ -248,6 +248,16 @@ impl Stage {
         }
         self.scene.web.configure();
         self.know_each_other();
+        self.settle();
+    }
+
+    /// After a change to eth0: until the bridge forwards again what comes from it, so that its pause does not look like a cut.
+    pub(super) fn settle(&self) {
+        if self.cut == Cut::LinkDown && self.state() == State::Cut {
+            return;
+        }
+        let port = &self.scene.web.host_veths()[0];
+        wait::until("the bridge forwards", || netdev::forwards(self.scene.node.netns(), port));
     }
 
     /// The id that the node's namespace has in the pod's: the other end of `eth0` is there, so the kernel tells.

@@ -19,6 +19,7 @@ use isolate_tests::{
 use super::{
     Escape, Halt, escape,
     l2::{experiment, experiment_on},
+    rtnetlink,
     run::Setting::Changing,
     sockets::{datagram, v4},
     stage::{DISCARD, Stage, done},
@@ -107,11 +108,18 @@ pub(super) const ALL: &[Escape] = &[
         let add = format!("link add far0 link-netnsid {} type vxlan id 42 remote {to} dstport 4789", s.node_id()?);
         changed(s, &[&add, "link set far0 up"], &["link del far0"], |s| experiment_on(s, mark, "far0"))
     }),
+    tampering("a veth into the node's bridge (target-netnsid), used at once", |s, mark| {
+        own_veth(s, |s| experiment_on(s, mark, "far0"))
+    }),
+    tampering("a veth into the node's bridge (target-netnsid), once the agent has had time", |s, mark| {
+        own_veth(s, |s| {
+            wait_for_the_hook(s);
+            experiment_on(s, mark, "far0")
+        })
+    }),
     tampering("an interface that the node plugs in, once the agent has had time", |s, mark| {
         plugged_in(s, |s| {
-            let node = s.scene.node.netns();
-            let armed = || !bpf::tcx_chain(node, LATE, TcAttachType::Ingress).is_empty();
-            wait::happens_within(ARMING, armed);
+            wait_for_the_hook(s);
             experiment_on(s, mark, "eth1")
         })
     }),
@@ -138,7 +146,10 @@ fn changed(
     attempt: impl FnOnce(&Stage) -> Result<bool, Halt>,
 ) -> Result<bool, Halt> {
     let owned = |commands: &[&str]| commands.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let outcome = s.ip(&owned(commands)).and_then(|()| attempt(s));
+    let outcome = s.ip(&owned(commands)).and_then(|()| {
+        s.settle();
+        attempt(s)
+    });
     s.restore(&owned(back));
     outcome
 }
@@ -199,12 +210,28 @@ fn moved(s: &Stage, mark: &Mark) -> Result<bool, Halt> {
     let inner = inner(s);
     s.ip(&[format!("link set eth0 netns {}", inner.pid())])?;
     ip_of(&inner, &["link set eth0 up"]);
+    s.settle();
     frame_of(&inner, &ethernet(Mac::BROADCAST, s.victim().mac, EXPERIMENT, mark.bytes()));
     let arrived = s.arrives(mark);
     let pod = s.scene.web.netns().name();
     ip_of(&inner, &[&format!("link set eth0 netns {pod}")]);
     s.restore(&[]);
     Ok(arrived)
+}
+
+/// With a veth that the attacker makes, whose outer end is a port of the node's bridge.
+fn own_veth(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {
+    let id = s.node_id()?.parse().expect("an id is a number");
+    let made = rtnetlink::veth_into(s, id, LATE, s.bridge(), "far0").and_then(|()| rtnetlink::up(s, "far0"));
+    let outcome = made.and_then(|()| attempt(s));
+    s.restore(&["link del far0".to_owned()]);
+    outcome
+}
+
+/// Until the agent has attached to the host end that appeared; without one for a while.
+fn wait_for_the_hook(s: &Stage) {
+    let node = s.scene.node.netns();
+    wait::happens_within(ARMING, || !bpf::tcx_chain(node, LATE, TcAttachType::Ingress).is_empty());
 }
 
 fn plugged_in(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {
