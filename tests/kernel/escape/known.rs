@@ -40,8 +40,11 @@ pub(super) const LEAKS: &[Known] = &[
     known("host network: a socket of another cgroup, received by SCM_RIGHTS", NODES_OWN),
 ];
 
-const NO_HOST_END: &str = "the interface has no host end, so only the cgroup hook holds: what no socket of the pod's cgroup sends or gets passes";
-const NODES_OWN: &str = "the node's interfaces are never touched, so only the cgroup hook holds: what no IP socket of the pod's cgroup sends or gets passes";
+const NO_HOST_END: &str = "\
+the interface has no host end, so only the cgroup hook holds: what no IP socket of the pod's cgroup sends or gets passes";
+const NODES_OWN: &str = "\
+the node's interfaces are never touched, so only the cgroup hook holds: what no IP socket of the pod's cgroup sends or \
+gets passes";
 
 const fn known(channel: &'static str, why: &'static str) -> Known {
     Known { channel, why }
