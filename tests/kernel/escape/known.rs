@@ -12,7 +12,7 @@ pub(super) struct Known {
 pub(super) const LEAKS: &[Known] = &[
     known(
         "frame delivered by bpf_redirect_peer, seen by a sniffer in the pod",
-        "delivered past the host end, and a packet socket sees a frame before the pod's sockets do",
+        "delivered past the host end, and a packet socket sees a frame before the hook inside the pod does",
     ),
     known(
         "a macvlan on an interface of the node (link-netnsid)",
@@ -26,12 +26,7 @@ pub(super) const LEAKS: &[Known] = &[
         "a veth into the node's bridge (target-netnsid), used at once",
         "the same; the agent attaches to its host end as to any of the pod's, but only once it has seen it",
     ),
-    known("macvlan: frame", NO_HOST_END),
     known("macvlan: frame past the queueing discipline", NO_HOST_END),
-    known("macvlan: a process of another cgroup", NO_HOST_END),
-    known("macvlan: a socket of another cgroup, received by SCM_RIGHTS", NO_HOST_END),
-    known("macvlan: a TUN device, and the pod forwards", NO_HOST_END),
-    known("macvlan: ping that the pod's kernel answers", NO_HOST_END),
     known("macvlan: frame that a sniffer in the pod sees", NO_HOST_END),
     known("host network: frame", NODES_OWN),
     known("host network: frame past the queueing discipline", NODES_OWN),
@@ -41,7 +36,8 @@ pub(super) const LEAKS: &[Known] = &[
 ];
 
 const NO_HOST_END: &str = "\
-the interface has no host end, so only the cgroup hook holds: what no IP socket of the pod's cgroup sends or gets passes";
+the interface has no host end; the hook inside the pod sees neither what passes the queueing layer by nor what a packet \
+socket gets before it";
 const NODES_OWN: &str = "\
 the node's interfaces are never touched, so only the cgroup hook holds: what no IP socket of the pod's cgroup sends or \
 gets passes";

@@ -109,7 +109,9 @@ fn cell(rows: &[Row], name: &str) -> &'static str {
 }
 
 fn kernel() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted").trim().to_owned()
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted");
+    // What follows is the builder's own mark.
+    release.trim().split('-').next().unwrap_or_default().to_owned()
 }
 
 fn today() -> String {
