@@ -26,7 +26,9 @@ impl Style {
     pub(crate) fn of_stdout() -> Self {
         let terminal = io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { terminal, colour: terminal && !no_colour, width: None }
+        // A terminal that nobody has told its size yet (`kubectl exec -t`) says 0.
+        let sized = rustix::termios::tcgetwinsize(io::stdout()).is_ok_and(|size| size.ws_col > 0);
+        Self { terminal, colour: terminal && !no_colour, width: (!sized).then_some(u16::MAX) }
     }
 }
 
