@@ -14,7 +14,7 @@ mod remove;
 mod sample;
 mod status;
 
-use std::{error::Error as _, io, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use isolate_agent::{
     control::{FindError, RequestError, client::ClientError, protocol::Code},
@@ -79,7 +79,7 @@ pub(crate) fn run(cli: &Cli) -> ExitCode {
         // Whoever reads the result has seen enough of it.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Code::Done,
         Err(error) => {
-            output::note(&format!("{error}{}", causes(&error)));
+            output::note(&with_causes(&error));
             error.code()
         }
     };
@@ -117,14 +117,20 @@ fn run_daemon(settings: &Settings) -> Code {
     match daemon::run(settings) {
         Ok(()) => Code::Done,
         Err(error) => {
-            output::note(&format!("{error:#}"));
+            output::note(&with_causes(error.as_ref()));
             Code::Failed
         }
     }
 }
 
-/// The causes of an error, outermost first, each after a colon.
-fn causes(error: &CliError) -> String {
-    std::iter::successors(error.source(), |&cause| cause.source())
-        .fold(String::new(), |text, cause| text + ": " + &cause.to_string())
+/// An error and its causes, outermost first, each after a colon. One that the text before it has already is left out.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |&cause| cause.source()) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = text + ": " + &cause;
+        }
+    }
+    text
 }
