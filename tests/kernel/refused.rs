@@ -1,10 +1,11 @@
 //! What is refused without `--force`: the agent's own pod, and processes of the node itself.
 
-use std::{fs, process::Stdio};
+use std::process::Stdio;
 
 use isolate_tests::{
     agent,
     channel::{Channel, Path},
+    launch,
     pod::{Link, Spec},
 };
 
@@ -36,7 +37,7 @@ fn a_pod_with_a_process_of_the_node() {
     let Scene { agent, web, neighbour, node } = &scene;
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
     let kubelet = node.folder().join("kubelet");
-    fs::copy("/bin/sleep", &kubelet).expect("coreutils is installed");
+    launch::copy("/bin/sleep", &kubelet);
     let mut process = web.command(&kubelet).arg("infinity").spawn().expect("the copy can be started");
     let refused = agent.run(&["add", web.uid()]).expect(4);
     assert!(refused.text().contains("kubelet"), "it does not say why\n{}", refused.text());

@@ -16,6 +16,13 @@ use rustix::{
 
 use crate::netns::Netns;
 
+/// Copies a program to be started, by a process of its own: a descriptor that this one had open for writing could be in the
+/// hands of a child that another thread forks just then, and nothing can be started that somebody writes to (ETXTBSY).
+pub fn copy(program: impl AsRef<OsStr>, to: &Path) {
+    let copied = Command::new("cp").arg(program).arg(to).status().expect("coreutils is installed");
+    assert!(copied.success(), "cp to {}: {copied}", to.display());
+}
+
 /// A command that will be born in `netns` and `cgroup`, and is killed when the thread that starts it ends.
 pub fn command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Path) -> Command {
     let netns = netns.file().try_clone().expect("a descriptor can be copied");

@@ -5,6 +5,7 @@ use std::{fs, os::unix::net::UnixListener, process::Stdio};
 use isolate_tests::{
     agent,
     channel::{Channel, Path},
+    launch,
 };
 
 use super::isolated;
@@ -50,7 +51,7 @@ fn not_root() {
     let program = node.folder().join("isolate-agent");
     for arguments in [&["add", web.uid()][..], &["remove", web.uid()], &["remove", "--all"], &["daemon"]] {
         let command = agent.command(arguments);
-        fs::copy(command.get_program(), &program).expect("the agent can be copied");
+        launch::copy(command.get_program(), &program);
         let mut unprivileged = node.command("setpriv");
         unprivileged.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         let told = agent::output(unprivileged.arg(&program).args(command.get_args()).stdin(Stdio::null())).expect(1);
