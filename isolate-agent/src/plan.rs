@@ -1,8 +1,8 @@
 //! From what is desired, what runs and what the kernel holds, to what must change. Pure: no I/O, no clock, no aya.
 //!
 //! The same input twice gives an empty plan once the first was carried out. Two rules keep it from ever letting a pod
-//! out: the cut comes before every release in the order of actions, and a key of a desired pod goes only when nothing
-//! it could match is left.
+//! out: the cut comes before every release in the order of actions, and what is cut for a desired pod stays so while the
+//! pod has it, or while it exists and is no healthy pod's only way out.
 
 mod action;
 

@@ -231,8 +231,8 @@ impl Engine {
     }
 
     fn save_unsaved(&mut self) {
-        let unsaved: Vec<PodUid> = self.desired.keys().copied().collect();
-        for uid in unsaved {
+        let uids: Vec<PodUid> = self.desired.keys().copied().collect();
+        for uid in uids {
             if let Err(error) = self.save(&uid) {
                 self.warnings.push(error.to_string());
             }

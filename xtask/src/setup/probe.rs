@@ -40,6 +40,7 @@ static PROBE: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
 #[classifier]
 fn probe(packet: TcContext) -> i32 {
     if let Some(count) = PROBE.get_ptr_mut(packet.len()) {
+        // SAFETY: the map's own value.
         unsafe { *count += 1 };
     }
     TC_ACT_UNSPEC
