@@ -40,6 +40,8 @@ pub(crate) enum Verb {
     List(List),
     /// Show what is isolated, since when, by whom and why, every hook, and the drops so far
     Status(StatusOf),
+    /// Show what happened to isolations, oldest first
+    Events(EventsOf),
     /// Examine what this node offers to isolate pods with, what that means, and what to fix
     Doctor(Doctor),
     /// Write a completion script for a shell to standard output
@@ -144,6 +146,16 @@ pub(crate) struct StatusOf {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct EventsOf {
+    /// One pod, isolated or not any more: its UID in any spelling, or a prefix of 8 hex digits or more
+    #[arg(value_name = "POD-UID")]
+    pub uid: Option<String>,
+    /// Form of the list
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -202,7 +214,12 @@ impl Cli {
                 ..places
             },
             Verb::Add(Add { limit, .. }) => Layer { max_isolated: limit.max_isolated, ..places },
-            Verb::Remove(_) | Verb::List(_) | Verb::Status(_) | Verb::Doctor(_) | Verb::Completions(_) => places,
+            Verb::Remove(_)
+            | Verb::List(_)
+            | Verb::Status(_)
+            | Verb::Events(_)
+            | Verb::Doctor(_)
+            | Verb::Completions(_) => places,
         }
     }
 }

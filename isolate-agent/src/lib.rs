@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod desired;
 pub mod doctor;
 pub mod enforce;
+pub mod events;
 pub mod inventory;
 pub mod lock;
 pub mod metrics;

@@ -125,6 +125,9 @@ fn adding_twice_and_removing_the_absent_succeed() {
     agent.remove(&[web.uid()]);
     agent.remove(&[web.uid()]);
     path.assert_flows();
+    let events = agent.run(&["events", web.uid(), "-o", "json"]).expect(0).json();
+    let kinds: Vec<_> = events.as_array().expect("a list").iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["isolated", "updated", "released"], "{events:#}");
 }
 
 fn remove_all_releases_everybody() {

@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 #[cfg(test)]
 mod documented;
+mod events;
 mod list;
 mod logging;
 mod output;
@@ -14,7 +15,7 @@ mod remove;
 mod sample;
 mod status;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use isolate_agent::{
     control::{FindError, RequestError, client::ClientError, protocol::Code},
@@ -44,6 +45,8 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error("no daemon answers, and the work cannot be done directly: what is isolated stays isolated")]
     Direct(#[from] OpenError),
+    #[error("cannot read the journal {}", path.display())]
+    Journal { path: PathBuf, source: io::Error },
     #[error("cannot start")]
     Runtime(#[source] io::Error),
     #[error("cannot write the result, but what it reports has happened")]
@@ -64,6 +67,7 @@ impl CliError {
             Self::NotRoot
             | Self::Client(_)
             | Self::Direct(_)
+            | Self::Journal { .. }
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::Json(_)
@@ -99,6 +103,7 @@ fn dispatch(cli: &Cli) -> Result<Code, CliError> {
         Verb::Remove(args) => wait_for(remove::run(args, settings)),
         Verb::List(args) => wait_for(list::run(args, settings)),
         Verb::Status(args) => wait_for(status::run(args, settings)),
+        Verb::Events(args) => events::run(args, &settings),
         Verb::Doctor(args) => wait_for(doctor::run(args, &settings)),
     }
 }

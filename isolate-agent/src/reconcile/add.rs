@@ -8,6 +8,7 @@ use super::{Engine, no_slot, remember};
 use crate::{
     control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
     desired::{Desired, Entry, RECORD_VERSION, Record},
+    events::Kind,
     inventory::{Guard, Inventory},
     plan::Action,
     pod::PodUid,
@@ -68,6 +69,10 @@ impl Engine {
         }
         for outcome in &results {
             tracing::info!(uid = outcome.uid, code = ?outcome.code, by, reason = request.reason, "add: {}", outcome.message);
+        }
+        for uid in uids.difference(&no_slots.iter().copied().collect()) {
+            let kind = if before.contains_key(uid) { Kind::Updated } else { Kind::Isolated };
+            self.note(*uid, kind, Some(by), request.reason.clone());
         }
         Outcomes { results }
     }

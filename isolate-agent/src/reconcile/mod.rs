@@ -18,6 +18,7 @@ pub use self::direct::Direct;
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer},
+    events::{Event, Journal, Kind},
     inventory::{IfIndex, Interface, Inventory, InventoryError, Pod, Scanner},
     lock::{Lock, LockError},
     observed::Observed,
@@ -63,6 +64,7 @@ pub enum PassError {
 pub struct Engine {
     settings: Settings,
     store: Store,
+    journal: Journal,
     enforcer: Enforcer,
     scanner: Scanner,
     desired: Desired,
@@ -98,6 +100,7 @@ impl Engine {
         let mut engine = Self {
             settings: settings.clone(),
             store,
+            journal: Journal::new(&settings.state_dir),
             enforcer,
             scanner,
             desired,
@@ -126,6 +129,15 @@ impl Engine {
                 keep_loopback: policy.flags.contains(isolate_common::PolicyFlags::KEEP_LOOPBACK),
             };
             self.desired.insert(uid, Entry::Unsaved(record));
+            self.note(uid, Kind::Recovered, None, None);
+        }
+    }
+
+    /// Writes an event down. What happened has happened, whether or not that works.
+    fn note(&mut self, uid: PodUid, kind: Kind, by: Option<&str>, detail: Option<String>) {
+        let event = Event { at: Timestamp::now(), uid, kind, by: by.map(str::to_owned), detail };
+        if let Err(error) = self.journal.append(&event) {
+            self.warnings.push(format!("cannot write to the journal {}: {error}", self.journal.path().display()));
         }
     }
 
