@@ -49,12 +49,16 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         async move { drop(stopped.wait_for(|stop| *stop).await) }
     };
 
-    let watch = engine.watch();
+    let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
     let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
     parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
     parts.spawn(metrics::server::run(settings.metrics_addr, metrics, Commands(sender), ready, told_to_stop()));
+    // No part: the agent goes on without it.
+    if let Some(kernel_log) = kernel_log {
+        drop(tokio::spawn(kernel_log.run()));
+    }
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -13,8 +13,11 @@ pub const COUNTERS: &str = "ISO_COUNTERS";
 /// Per-CPU array, [`crate::KernelError`] to its count (`u64`).
 pub const ERRORS: &str = "ISO_ERRORS";
 
+/// Ring buffer of aya-log: what the programs say about their errors. The library gave it its name.
+pub const LOGS: &str = "AYA_LOGS";
+
 /// All maps that are pinned and shared.
-pub const MAPS: [&str; 6] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS];
+pub const MAPS: [&str; 7] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS, LOGS];
 
 /// `cgroup_skb` ingress: packets that reach a socket of the pod.
 pub const CGROUP_IN: &str = "iso_cgroup_in";

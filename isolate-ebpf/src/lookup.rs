@@ -2,15 +2,17 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::bpf_skb_ancestor_cgroup_id,
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
     programs::SkBuffContext,
 };
 use isolate_common::{Direction, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Policy, SlotCounters};
 
+use crate::report::report;
+
 /// The agent sets every size when it creates the maps; these only keep the object loadable by itself.
-const ENTRIES: u32 = 1;
+pub(crate) const ENTRIES: u32 = 1;
 
 #[map]
 static ISO_GATE: Array<u32> = Array::with_max_entries(1, 0);
@@ -22,8 +24,6 @@ static ISO_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
 static ISO_POLICY: Array<Policy> = Array::with_max_entries(ENTRIES, 0);
 #[map]
 static ISO_COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(ENTRIES, 0);
-#[map]
-static ISO_ERRORS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ENTRIES, 0);
 
 /// Which pod this copy of a program was loaded for; the agent sets it.
 #[unsafe(no_mangle)]
@@ -44,7 +44,7 @@ pub(crate) enum Attribution {
 #[inline(always)]
 pub(crate) fn gate() -> u32 {
     let Some(gate) = ISO_GATE.get(0) else {
-        count_error(KernelError::NoGate);
+        report(KernelError::NoGate, 0);
         return u32::MAX;
     };
     *gate
@@ -84,7 +84,8 @@ pub(crate) fn slot_of_cgroup(ctx: &SkBuffContext) -> Attribution {
         }
         level += 1;
     }
-    count_error(KernelError::CgroupWithoutKey);
+    // SAFETY: as above.
+    report(KernelError::CgroupWithoutKey, unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) });
     Attribution::Unknown
 }
 
@@ -93,7 +94,7 @@ pub(crate) fn policy(slot: u32) -> Lookup<'static> {
     match ISO_POLICY.get(slot) {
         Some(policy) if policy.is_in_use() => Lookup::Found(policy),
         _ => {
-            count_error(KernelError::KeyWithoutPolicy);
+            report(KernelError::KeyWithoutPolicy, u64::from(slot));
             Lookup::Broken
         }
     }
@@ -102,7 +103,7 @@ pub(crate) fn policy(slot: u32) -> Lookup<'static> {
 #[inline(always)]
 pub(crate) fn count(slot: u32, hook: Hook, direction: Direction, bytes: u32) {
     let Some(counters) = ISO_COUNTERS.get_ptr_mut(slot) else {
-        count_error(KernelError::SlotWithoutCounter);
+        report(KernelError::SlotWithoutCounter, u64::from(slot));
         return;
     };
     // SAFETY: the map's value, this CPU's own copy. A softirq that interrupts a cgroup program between load and store can
@@ -110,14 +111,6 @@ pub(crate) fn count(slot: u32, hook: Hook, direction: Direction, bytes: u32) {
     let counter = unsafe { &mut (*counters).dropped[hook as usize][direction as usize] };
     counter.packets += 1;
     counter.bytes += u64::from(bytes);
-}
-
-#[inline(always)]
-fn count_error(error: KernelError) {
-    if let Some(count) = ISO_ERRORS.get_ptr_mut(error as u32) {
-        // SAFETY: the map's value, this CPU's own copy.
-        unsafe { *count += 1 };
-    }
 }
 
 #[inline(always)]

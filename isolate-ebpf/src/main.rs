@@ -7,6 +7,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand over the context")]
 
 mod lookup;
+mod report;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},

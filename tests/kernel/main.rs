@@ -21,6 +21,7 @@ mod escape;
 mod full;
 mod harness;
 mod isolate;
+mod kernel_errors;
 mod loopback;
 mod metrics;
 mod names;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     let trials = [
         harness::trials(),
         isolate::trials(),
+        kernel_errors::trials(),
         loopback::trials(),
         drop_semantics::trials(),
         metrics::trials(),

@@ -42,6 +42,7 @@ impl Maps {
         let policy = Map::Array(open(names::POLICY, MapType::Array, word, size_of::<Policy>())?);
         let counters = Map::PerCpuArray(open(names::COUNTERS, MapType::PerCpuArray, word, size_of::<SlotCounters>())?);
         let errors = Map::PerCpuArray(open(names::ERRORS, MapType::PerCpuArray, word, size_of::<u64>())?);
+        open(names::LOGS, MapType::RingBuf, 0, 0)?;
         Ok(Self {
             gate: typed(names::GATE, gate)?,
             cgroup: typed(names::CGROUP, cgroup)?,

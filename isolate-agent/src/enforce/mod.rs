@@ -4,6 +4,7 @@
 //! `<bpffs>/v<layout>/maps/<name>`, `…/programs/<name>`, `…/links/<hook>-<place>-<direction>`.
 
 mod links;
+mod log;
 mod maps;
 mod netdev;
 mod object;
@@ -16,10 +17,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use isolate_common::{Hook, KernelError, SlotCounters};
+use isolate_common::{Direction, Hook, KernelError, SlotCounters};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
+pub use self::log::KernelLog;
 use self::{links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
 use crate::{
     observed::{Observed, Slot},
@@ -164,6 +166,16 @@ impl Enforcer {
     /// What one slot's programs dropped, over all CPUs.
     pub fn counters(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
         self.maps.counters(slot)
+    }
+
+    /// What the programs say about their errors; none where the kernel does not let it be read.
+    pub fn kernel_log(&self) -> Option<KernelLog> {
+        let opened = KernelLog::open(self.programs.veth(Direction::In).id);
+        opened
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the kernel's programs are not listened to; their errors are counted all the same");
+            })
+            .ok()
     }
 
     /// Errors in the programs since the maps were made.

@@ -10,6 +10,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::MapInfo,
     programs::{Program, ProgramInfo},
 };
 use isolate_common::{Direction, KernelError, names};
@@ -124,13 +125,18 @@ impl Programs {
     }
 }
 
+/// Whether a map is that of the object's constants, of which each load makes its own.
+fn holds_constants(id: u32) -> bool {
+    MapInfo::from_id(id).is_ok_and(|map| map.name_as_str() == Some(".rodata"))
+}
+
 impl PinnedProgram {
     fn open(folder: &Path, name: &str, maps: &Maps) -> Result<Self, EnforceError> {
         let path = pins::program(folder, name);
         let foreign = |why: String| EnforceError::Foreign { what: "program", path: path.clone(), why };
         let info = ProgramInfo::from_pin(&path).map_err(|error| foreign(error.to_string()))?;
         let used = info.map_ids().map_err(|error| foreign(error.to_string()))?.unwrap_or_default();
-        if let Some(stranger) = used.iter().find(|id| !maps.ids().contains(id)) {
+        if let Some(stranger) = used.iter().find(|id| !maps.ids().contains(id) && !holds_constants(**id)) {
             return Err(foreign(format!(
                 "it uses the map with id {stranger}, which is none of those pinned beside it"
             )));

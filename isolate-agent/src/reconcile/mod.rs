@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use self::direct::Direct;
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
-    enforce::{EnforceError, Enforcer},
+    enforce::{EnforceError, Enforcer, KernelLog},
     events::{Event, Journal, Kind},
     inventory::{IfIndex, Interface, Inventory, InventoryError, Pod, Scanner},
     lock::{Lock, LockError},
@@ -189,6 +189,11 @@ impl Engine {
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
     pub fn watch(&self) -> Watch {
         Watch::new(&self.scanner)
+    }
+
+    /// What the programs in the kernel say about their errors.
+    pub fn kernel_log(&self) -> Option<KernelLog> {
+        self.enforcer.kernel_log()
     }
 
     /// Whether [`Self::arm_next`] has something to do.

@@ -1,0 +1,42 @@
+//! What goes wrong inside the programs: it drops for the isolated pod, is counted, and is told.
+
+use aya::maps::{HashMap, Map, MapData};
+use isolate_common::names;
+use isolate_tests::{
+    channel::{Channel, Path},
+    wait,
+};
+
+use crate::{scene::Scene, suite::trials};
+
+trials![a_cgroup_without_a_key_drops_and_says_so];
+
+fn a_cgroup_without_a_key_drops_and_says_so() {
+    let scene = Scene::new();
+    let Scene { agent, web, node, .. } = &scene;
+    let daemon = agent.daemon();
+    // Only the cgroup hook sees loopback.
+    let path = Path::shown(Channel::ORDINARY, web.loopback(), web.loopback());
+    agent.add(&[web.uid()]);
+    path.assert_cut();
+    assert!(!daemon.log().contains("in the kernel"), "nothing has gone wrong yet");
+
+    let version = isolate_common::LAYOUT_VERSION;
+    let pin = node.folder().join(format!("bpf/isolate-agent/v{version}/maps/{}", names::CGROUP));
+    let keys = MapData::from_pin(&pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
+    let mut keys: HashMap<_, u64, u32> = Map::HashMap(keys).try_into().expect("it is a hash map of such keys");
+    let key = keys.keys().next().expect("one pod is isolated").expect("the map is readable");
+    keys.remove(&key).expect("the key is there");
+    path.assert_cut();
+
+    let counted = || {
+        let status = agent.run(&["status", "-o", "json"]).expect(0).json();
+        let errors = status["kernel_errors"].as_array().expect("a list of errors").clone();
+        let of = |name: &str| errors.iter().find(|one| one["error"] == name).and_then(|one| one["count"].as_u64());
+        of("cgroup_without_key").expect("a number")
+    };
+    assert!(counted() > 0, "the programs counted nothing");
+    wait::until("the daemon tells which cgroup", || {
+        daemon.log().contains("in the kernel: packet dropped: no key leads from cgroup")
+    });
+}
