@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     control::{self, Command, Commands, SocketCounters},
-    inventory::{Inventory, InventoryError, Scanner},
+    inventory::{Inventory, InventoryError},
     metrics::{self, Metrics},
     reconcile::{Engine, PassError},
     settings::Settings,
@@ -104,8 +104,8 @@ impl Loop {
                     Ok((started, inventory)) => self.pass(started, inventory),
                     Err(error) => tracing::error!(%error, "the look at the node failed"),
                 },
-                _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(look(self.engine.scanner()))),
-                () = watch.changed(), if scan.is_empty() => drop(scan.spawn(look(self.engine.scanner()))),
+                _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
+                () = watch.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
                     self.engine.arm_next();
                     tokio::task::yield_now().await;
@@ -157,12 +157,6 @@ impl Loop {
             }
         }
     }
-}
-
-/// When a look at the node began, and what it saw.
-async fn look(scanner: Scanner) -> (Instant, Result<Inventory, InventoryError>) {
-    let started = Instant::now();
-    (started, scanner.scan().await)
 }
 
 /// Tells the service manager, where there is one, that recorded isolations are enforced as far as they can be.

@@ -1,5 +1,7 @@
 //! From what is desired, what runs and what the kernel holds to what a person is shown. Pure: no I/O, no clock.
 
+mod power;
+
 use crate::{
     control::protocol::{
         Coverage, Drops, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
@@ -159,6 +161,7 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
                 .to_owned(),
         );
     }
+    open.extend(power::open_ways(pod));
     open
 }
 

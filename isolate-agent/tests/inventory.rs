@@ -30,7 +30,7 @@ fn pods_with_one_and_two_veths_are_not_confused() {
         let stranger = node.start(&stranger, In::Sandbox);
         ip(&format!("link add veth-s type veth peer name eth0 netns {stranger}"));
 
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         assert_eq!(inventory.pods.len(), 2);
         let found = pod(&inventory, 1);
         let expected =
@@ -57,14 +57,14 @@ fn interfaces_without_a_host_end_are_listed_and_the_pods_own_are_not() {
         let pid = node.start(&directory, In::Sandbox);
         // This namespace holds no end of a veth: nothing has given it an id yet.
         ip(&format!("link add link nic name net1 netns {pid} type macvlan"));
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         assert_eq!(rows(&pod(&inventory, 1).interfaces), ["net1 macvlan -"]);
 
         // A container nested in the pod, and a link on top of another one.
         let nested = node.start(&directory, In::Sandbox);
         ip_in(pid, &format!("link add vethd type veth peer name eth0 netns {nested}"));
         ip_in(pid, "link add docker0 type bridge");
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         let found = pod(&inventory, 1);
         assert_eq!(rows(&found.interfaces), ["net1 macvlan -"]);
         assert_eq!((found.namespaces, found.processes), (2, 2));
@@ -82,7 +82,7 @@ fn containers_of_a_pod_share_its_namespace() {
         }
         // What CRI-O puts there: a monitor in the node's namespaces. It makes no hostNetwork pod.
         node.start(&directory.join("a".repeat(64)), In::Node);
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         let found = pod(&inventory, 1);
         assert_eq!((found.namespaces, found.processes, found.host_network), (1, 4, false));
         assert_eq!(found.interfaces.len(), 1);
@@ -95,7 +95,7 @@ fn a_host_network_pod_has_no_interfaces() {
         ip("link add nic type veth peer name wire");
         let directory = node.cgroup(&format!("kubepods.slice/kubepods-pod{}.slice", uid(1).replace('-', "_")));
         node.start(&directory, In::HostNetwork);
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         let found = pod(&inventory, 1);
         assert_eq!((found.host_network, found.namespaces, found.processes), (true, 0, 1));
         assert_eq!(found.interfaces, []);
@@ -116,7 +116,7 @@ fn daemons_of_the_node_are_guarded_and_a_pods_own_are_not() {
             let own = node.cgroup(&format!("kubepods/pod{}", uid(number)));
             node.start_program(&program, &own, namespaces);
         }
-        let inventory = node.scanner().scan().await.expect("a scan");
+        let inventory = node.scanner().scan([]).await.expect("a scan");
         let pid = i32::try_from(pid).expect("a process id");
         let expected = Guard::NodeProcess { pid, name: "containerd".to_owned() };
         assert_eq!(pod(&inventory, 1).guard, Some(expected));
@@ -131,7 +131,7 @@ fn one_pod_again_as_it_starts_changes_and_goes() {
         let directory = node.cgroup(&format!("kubepods/besteffort/pod{}", uid(1)));
         let scanner = node.scanner();
         assert!(scanner.has_cgroup2());
-        let inventory = scanner.scan().await.expect("a scan");
+        let inventory = scanner.scan([]).await.expect("a scan");
         let empty = pod(&inventory, 1).clone();
         assert_eq!((empty.namespaces, empty.processes, empty.host_network), (0, 0, false));
 
@@ -161,7 +161,7 @@ fn a_pod_of_a_v1_hierarchy_has_processes_and_veths_but_no_cgroup() {
         node.veth_pod(&uid(1), "veth-a");
         let scanner = node.scanner();
         assert!(!scanner.has_cgroup2());
-        let inventory = scanner.scan().await.expect("a scan");
+        let inventory = scanner.scan(uid(1).parse()).await.expect("a scan");
         let found = pod(&inventory, 1);
         assert_eq!((found.cgroup.as_ref(), found.processes, found.namespaces), (None, 1, 1));
         assert_eq!(rows(&found.interfaces), [format!("eth0 veth {} veth-a", ifindex("veth-a"))]);
@@ -183,7 +183,7 @@ fn a_pod_of_a_hybrid_node_is_one_pod() {
         // The processes are in the v1 hierarchy only.
         node.veth_pod(&uid(number), "veth-a");
         let root = v1.ancestors().find(|path| unified.starts_with(path)).expect("a folder above both");
-        let inventory = Scanner::new(Some(root)).expect("a scanner").scan().await.expect("a scan");
+        let inventory = Scanner::new(Some(root)).expect("a scanner").scan([]).await.expect("a scan");
         let found = pod(&inventory, number);
         assert_eq!(found.cgroup.as_ref().map(|cgroup| (&cgroup.path, cgroup.level)), Some((&directory, Some(2))));
         assert_eq!((found.processes, found.interfaces.len()), (1, 1));
@@ -200,7 +200,7 @@ fn a_burst_of_pods_is_read_whole() {
         let scanner = node.scanner();
         for _pass in 0..3 {
             let start = Instant::now();
-            let inventory = scanner.scan().await.expect("a scan");
+            let inventory = scanner.scan([]).await.expect("a scan");
             eprintln!("{PODS} pods read in {:?}", start.elapsed());
             assert_eq!(inventory.pods.len(), PODS as usize);
             for number in 0..PODS {
@@ -208,7 +208,7 @@ fn a_burst_of_pods_is_read_whole() {
                 assert_eq!(names, [format!("veth{number}")]);
             }
         }
-        let inventory = scanner.scan().await.expect("a scan");
+        let inventory = scanner.scan(uid(7).parse()).await.expect("a scan");
         let start = Instant::now();
         let again = scanner.pod(pod(&inventory, 7)).await.expect("a look");
         eprintln!("one of them again in {:?}", start.elapsed());

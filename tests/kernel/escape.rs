@@ -1,10 +1,8 @@
 //! The escape suite: every way out of a pod (and into it) that we know, tried by an attacker inside and decided outside.
 //!
-//! The attacker is root with the capabilities of a container that asked for `NET_ADMIN` ([`Pod::attacker`]); it has no
-//! `CAP_SYS_ADMIN`. Each channel must get through on a pod that nobody isolates, and again after the release; in between, it must
+//! The attacker is root with a container's default capabilities, and with `CAP_NET_ADMIN` where it changes the pod's network; it has
+//! no `CAP_SYS_ADMIN`. Each channel must get through on a pod that nobody isolates, and again after the release; in between, it must
 //! not. So a channel cannot be blind, and what failed during the cut did not fail for another reason.
-//!
-//! [`Pod::attacker`]: isolate_tests::pod::Pod::attacker
 
 mod cut;
 mod inward;

@@ -25,6 +25,7 @@ mod kernel_errors;
 mod loopback;
 mod metrics;
 mod names;
+mod powers;
 mod refused;
 mod scene;
 mod strangers;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         direct::trials(),
         arming::trials(),
         names::trials(),
+        powers::trials(),
         full::trials(),
         refused::trials(),
         bad_input::trials(),

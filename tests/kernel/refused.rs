@@ -20,7 +20,7 @@ fn the_agents_own_pod() {
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
     let in_its_pod = |arguments: &[&str]| {
         let command = agent.command(arguments);
-        agent::output(web.command(command.get_program()).args(command.get_args()).stdin(Stdio::null()))
+        agent::output(web.privileged(command.get_program()).args(command.get_args()).stdin(Stdio::null()))
     };
     let refused = in_its_pod(&["add", web.uid()]).expect(4);
     assert!(refused.text().contains("--force"), "it does not say what to do\n{}", refused.text());
@@ -38,7 +38,7 @@ fn a_pod_with_a_process_of_the_node() {
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
     let kubelet = node.folder().join("kubelet");
     launch::copy("/bin/sleep", &kubelet);
-    let mut process = web.command(&kubelet).arg("infinity").spawn().expect("the copy can be started");
+    let mut process = web.privileged(&kubelet).arg("infinity").spawn().expect("the copy can be started");
     let refused = agent.run(&["add", web.uid()]).expect(4);
     assert!(refused.text().contains("kubelet"), "it does not say why\n{}", refused.text());
     path.assert_flows();

@@ -36,7 +36,7 @@ fn a_visitor_is_cut_and_its_host_is_not() {
     let other = node.pod(&Spec::default());
     let namespace = format!("--net=/proc/{}/ns/net", neighbour.app().pid());
     let mut visitor = web
-        .command("nsenter")
+        .privileged("nsenter")
         .args([&namespace, "sleep", "infinity"])
         .stdin(Stdio::null())
         .spawn()

@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output},
 };
 
 use rustix::{
@@ -34,9 +34,8 @@ pub fn command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Path) -> Comm
     command
 }
 
-/// What a container's root keeps when the pod asks for `NET_ADMIN`: the runtimes' default set and that. Nothing of it reaches
-/// beyond the pod's namespaces by itself; `CAP_SYS_ADMIN` is not in it.
-const CONTAINER: [u32; 15] = [
+/// What a container's root keeps by default, with every runtime. Nothing of it reaches beyond the pod's namespaces.
+const CONTAINER: [u32; 14] = [
     0,  // CHOWN
     1,  // DAC_OVERRIDE
     3,  // FOWNER
@@ -46,13 +45,16 @@ const CONTAINER: [u32; 15] = [
     7,  // SETUID
     8,  // SETPCAP
     10, // NET_BIND_SERVICE
-    12, // NET_ADMIN
     13, // NET_RAW
     18, // SYS_CHROOT
     27, // MKNOD
     29, // AUDIT_WRITE
     31, // SETFCAP
 ];
+/// `CAP_NET_ADMIN`, with which a container may change its network.
+pub const NET_ADMIN: u32 = 12;
+/// `CAP_SYS_ADMIN`.
+pub const SYS_ADMIN: u32 = 21;
 /// `CAP_BPF`, with which a container may load programs.
 pub const BPF: u32 = 39;
 
@@ -78,6 +80,16 @@ fn restrict(more: &[u32]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Starts a command in a process namespace of its own, as containers have one. The calling thread stays in its own.
+pub(crate) fn spawn_as_init(command: &mut Command) -> std::io::Result<Child> {
+    let own = File::open("/proc/thread-self/ns/pid")?;
+    // SAFETY: it changes where the next child of this thread is born, and nothing that memory safety rests on.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?;
+    let child = command.spawn();
+    move_into_link_name_space(own.as_fd(), None)?;
+    child
 }
 
 fn settle(netns: &File, mut procs: &File) -> std::io::Result<()> {

@@ -22,6 +22,7 @@ pub struct Pod {
     processes: Vec<Process>,
     cgroup: Cgroup,
     driver: Driver,
+    capabilities: &'static [u32],
     network: Option<Network>,
     node: Node,
 }
@@ -32,7 +33,15 @@ impl Pod {
         let cgroup = Cgroup::new(node.cgroup().join(cgroup_path(spec, &uid)));
         node.watch(cgroup.path());
         let network = (spec.link != Link::HostNetwork).then(|| Network::new(node, spec));
-        let mut pod = Self { uid, processes: Vec::new(), cgroup, driver: spec.driver, network, node: node.clone() };
+        let mut pod = Self {
+            uid,
+            processes: Vec::new(),
+            cgroup,
+            driver: spec.driver,
+            capabilities: spec.capabilities,
+            network,
+            node: node.clone(),
+        };
         pod.processes.extend((0..spec.containers).map(|_| pod.start_container()).collect::<Vec<_>>());
         pod
     }
@@ -69,11 +78,11 @@ impl Pod {
 
     /// Starts another container; its process is the caller's to keep.
     pub fn start_container(&self) -> Process {
-        Process::start(self.netns(), &self.new_leaf())
+        Process::in_container(self.netns(), &self.new_leaf(), self.capabilities)
     }
 
-    /// A command that will run in a new container of the pod.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// A command that will run in a new container of the pod, with everything that root on the node may do.
+    pub fn privileged(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         launch::command(program, self.netns(), &self.new_leaf())
     }
 
@@ -82,12 +91,12 @@ impl Pod {
         self.network.as_ref().expect("a pod with host networking has no interfaces of its own").configure();
     }
 
-    /// Like [`command`](Self::command), with no capabilities but a container's.
-    pub fn attack(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        launch::container_command(program, self.netns(), &self.attic(), &[])
+    /// A command that will run in a container of the pod, with its capabilities.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        launch::container_command(program, self.netns(), &self.attic(), self.capabilities)
     }
 
-    /// Starts a process with no capabilities but a container's and these.
+    /// Starts a process in a new container of the pod, with no capabilities but a container's and these.
     pub fn attacker(&self, more: &'static [u32]) -> Process {
         Process::in_container(self.netns(), &self.new_leaf(), more)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -29,25 +29,24 @@ pub struct Process {
 impl Process {
     /// Starts one in a namespace and a cgroup.
     pub fn start(netns: &Netns, cgroup: &Path) -> Self {
-        Self::run(launch::command(program(), netns, cgroup))
+        Self::spawn(launch::command(program(), netns, cgroup), Command::spawn)
     }
 
-    /// Starts one with no capabilities but a container's and these.
+    /// Starts one as a container's first process: in a process namespace of its own, with no capabilities but a container's
+    /// and these.
     pub fn in_container(netns: &Netns, cgroup: &Path, more: &'static [u32]) -> Self {
-        Self::run(launch::container_command(program(), netns, cgroup, more))
+        Self::spawn(launch::container_command(program(), netns, cgroup, more), launch::spawn_as_init)
     }
 
-    /// Starts one behind another program, which is given its path as the last argument.
+    /// Starts one in a process namespace of its own behind another program, which is given its path as the last argument.
     pub fn behind(mut command: Command) -> Self {
         command.arg(program());
-        Self::run(command)
+        Self::spawn(command, launch::spawn_as_init)
     }
 
-    fn run(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
+    fn spawn(mut command: Command, spawn: impl FnOnce(&mut Command) -> io::Result<Child>) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = spawn(&mut command)
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()));
         let stdin = child.stdin.take().expect("stdin is piped");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));

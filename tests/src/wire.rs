@@ -65,6 +65,8 @@ pub enum Request {
     Recv(Handle),
     /// `unshare(CLONE_NEWNET)`: the process goes on in a new, empty network namespace; its sockets stay where they are.
     LeaveNetwork,
+    /// Gives up all capabilities, but for a thread that sleeps and keeps them.
+    HideCapabilities,
     /// `close`.
     Close(Handle),
     /// Sends numbered datagrams until told to stop; the answer carries a handle.

@@ -8,6 +8,7 @@ pub(crate) mod hierarchy;
 mod link;
 mod netdev;
 mod netlink;
+mod power;
 mod process;
 mod scan;
 
@@ -17,7 +18,10 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub(crate) use self::cgroup::uid_in_name;
-pub use self::scan::Scanner;
+pub use self::{
+    power::{Power, Powers},
+    scan::Scanner,
+};
 use crate::pod::PodUid;
 
 /// Why the node cannot be read. A pod or process that goes away meanwhile is no error.
@@ -107,6 +111,8 @@ pub struct Pod {
     pub interfaces: Vec<Interface>,
     /// Why the pod must not be isolated without being forced, if so.
     pub guard: Option<Guard>,
+    /// What its processes can do past every hook; none if they were not looked at closely.
+    pub powers: Option<Powers>,
 }
 
 /// A pod-level cgroup of the unified hierarchy.

@@ -13,7 +13,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Guard, InventoryError, cgroup, guard, is_exhausted};
+use super::{
+    Guard, InventoryError, cgroup, guard, is_exhausted,
+    power::{self, Powers},
+};
 use crate::pod::PodUid;
 
 /// A namespace, as long as something keeps it alive: the numbers are used again after that.
@@ -48,6 +51,8 @@ impl Netns {
 pub(super) struct NodeNamespaces {
     net: Vec<Netns>,
     mount: Vec<NamespaceId>,
+    user: Vec<NamespaceId>,
+    pids: Vec<NamespaceId>,
 }
 
 impl NodeNamespaces {
@@ -62,8 +67,10 @@ impl NodeNamespaces {
         let init = Process::open(1).ok();
         let init_net = init.as_ref().and_then(|init| init.netns().ok());
         let agent = i32::try_from(std::process::id()).ok().and_then(|pid| Process::open(pid).ok());
-        let mount = [init, agent].into_iter().flatten().filter_map(|process| process.namespace("mnt").ok()).collect();
-        Ok(Self { net: [Some(own), init_net].into_iter().flatten().collect(), mount })
+        let both: Vec<Process> = [init, agent].into_iter().flatten().collect();
+        let of = |kind| both.iter().filter_map(|process| process.namespace(kind).ok()).collect();
+        let net = [Some(own), init_net].into_iter().flatten().collect();
+        Ok(Self { net, mount: of("mnt"), user: of("user"), pids: of("pid") })
     }
 
     fn has_net(&self, id: NamespaceId) -> bool {
@@ -72,6 +79,19 @@ impl NodeNamespaces {
 
     fn has_mount(&self, process: &Process) -> bool {
         process.namespace("mnt").is_ok_and(|mount| self.mount.contains(&mount))
+    }
+
+    /// Whether the capabilities of a process hold on the node. They may, where that is not to be seen.
+    pub(super) fn has_user(&self, process: &Process) -> bool {
+        match process.namespace("user") {
+            Ok(user) => self.user.is_empty() || self.user.contains(&user),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+
+    /// Whether it sees the node's processes.
+    pub(super) fn has_pids(&self, process: &Process) -> bool {
+        process.namespace("pid").is_ok_and(|pids| self.pids.contains(&pids))
     }
 }
 
@@ -82,31 +102,43 @@ pub(super) struct Census {
     pub(super) host_network: bool,
     pub(super) namespaces: usize,
     pub(super) guard: Option<Guard>,
+    pub(super) powers: Option<Powers>,
 }
 
 /// Looks at the processes `pids` of pod `uid` and hands each network namespace that is not the node's to `sink`, once.
+/// What they can do beyond the pod is looked at if it is to be done `closely`: it takes a file for each thread.
 ///
 /// A process that ends meanwhile is passed over, and so is one that took over the id of one that ended.
 pub(super) fn census(
     uid: PodUid,
     pids: &BTreeSet<i32>,
     node: &NodeNamespaces,
+    closely: bool,
     mut sink: impl FnMut(Netns) -> Result<(), InventoryError>,
 ) -> Result<Census, InventoryError> {
     let mut census = Census { processes: pids.len(), guard: guard::of_pids(pids), ..Census::default() };
     let mut known = HashSet::new();
     let mut beside = false;
+    let (mut own, mut of_the_node) = (Powers::new(), Powers::new());
     // Id 0 stands for a process outside the agent's process namespace, which cannot be looked at.
     for &pid in pids.range(1..) {
         let Some((process, netns)) = open(pid)? else { continue };
-        if known.contains(&netns.id) || !process.is_in(uid) {
+        let is_known = known.contains(&netns.id);
+        if (is_known && !closely) || !process.is_in(uid) {
+            continue;
+        }
+        let is_beside = node.has_net(netns.id) && node.has_mount(&process);
+        if closely {
+            power::look(&process, node, if is_beside { &mut of_the_node } else { &mut own })?;
+        }
+        if is_known {
             continue;
         }
         if !node.has_net(netns.id) {
             known.insert(netns.id);
             census.namespaces += 1;
             sink(netns)?;
-        } else if node.has_mount(&process) {
+        } else if is_beside {
             // A pod has a root file system of its own: this one was put beside it by the node.
             beside = true;
             census.guard = census.guard.or_else(|| guard::of_node_process(pid, &process.name()));
@@ -115,7 +147,11 @@ pub(super) fn census(
         }
     }
     // Alone in the pod it is what runs in it, whoever put it there.
-    census.host_network |= beside && census.namespaces == 0;
+    if beside && census.namespaces == 0 {
+        census.host_network = true;
+        own.append(&mut of_the_node);
+    }
+    census.powers = closely.then_some(own);
     Ok(census)
 }
 
@@ -156,12 +192,23 @@ fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
 
 /// One process: its directory in procfs stays that process's, whoever gets the id next.
 #[derive(Debug)]
-struct Process {
+pub(super) struct Process {
     directory: OwnedFd,
     pid: i32,
 }
 
 impl Process {
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The ids of its threads.
+    pub(super) fn threads(&self) -> io::Result<Vec<String>> {
+        let tasks = rustix::fs::Dir::read_from(self.open_at("task")?)?;
+        let names = tasks.flatten().filter_map(|task| task.file_name().to_str().ok().map(str::to_owned));
+        Ok(names.filter(|name| !name.starts_with('.')).collect())
+    }
+
     fn open(pid: i32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { directory: rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?, pid })
@@ -172,9 +219,7 @@ impl Process {
         match open("ns/net") {
             // The main thread has ended and others go on: their namespaces are still there.
             Err(_) => {
-                let tasks = rustix::fs::Dir::read_from(open("task")?)?;
-                let mut names = tasks.flatten().filter_map(|task| task.file_name().to_str().ok().map(str::to_owned));
-                let found = names.find_map(|name| open(&format!("task/{name}/ns/net")).ok());
+                let found = self.threads()?.iter().find_map(|name| open(&format!("task/{name}/ns/net")).ok());
                 Netns::new(found.ok_or(Errno::SRCH)?, self.pid)
             }
             Ok(fd) => Netns::new(fd, self.pid),
@@ -196,7 +241,7 @@ impl Process {
         self.read("comm").unwrap_or_default().trim_end().to_owned()
     }
 
-    fn read(&self, path: &str) -> io::Result<String> {
+    pub(super) fn read(&self, path: &str) -> io::Result<String> {
         let mut bytes = Vec::new();
         File::from(self.open_at(path)?).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

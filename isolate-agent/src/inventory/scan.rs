@@ -62,12 +62,13 @@ impl Scanner {
         self.inner.hierarchies.unified.is_some()
     }
 
-    /// Reads all pods.
-    pub async fn scan(&self) -> Result<Inventory, InventoryError> {
-        self.blocking(Inner::scan).await
+    /// Reads all pods, and these `closely`: what their processes can do as well.
+    pub async fn scan(&self, closely: impl IntoIterator<Item = PodUid>) -> Result<Inventory, InventoryError> {
+        let closely = closely.into_iter().collect();
+        self.blocking(move |inner| inner.scan(&closely)).await
     }
 
-    /// Reads one pod again, without a walk through the tree if its directories are where they were. `None` if it
+    /// Reads one pod again, closely, without a walk through the tree if its directories are where they were. `None` if it
     /// is gone.
     pub async fn pod(&self, known: &Pod) -> Result<Option<Pod>, InventoryError> {
         let uid = known.uid;
@@ -88,9 +89,9 @@ impl Scanner {
 }
 
 impl Inner {
-    fn scan(&self) -> Result<Inventory, InventoryError> {
+    fn scan(&self, closely: &BTreeSet<PodUid>) -> Result<Inventory, InventoryError> {
         let directories = self.directories()?;
-        let inventory = self.read(&directories)?;
+        let inventory = self.read(&directories, closely)?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = directories;
         Ok(inventory)
     }
@@ -104,7 +105,7 @@ impl Inner {
                 None => return Ok(None),
             },
         };
-        Ok(self.read(&BTreeMap::from([(uid, directories)]))?.pods.remove(&uid))
+        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into())?.pods.remove(&uid))
     }
 
     fn directories(&self) -> Result<BTreeMap<PodUid, Directories>, InventoryError> {
@@ -127,7 +128,11 @@ impl Inner {
         Ok(pods)
     }
 
-    fn read(&self, directories: &BTreeMap<PodUid, Directories>) -> Result<Inventory, InventoryError> {
+    fn read(
+        &self,
+        directories: &BTreeMap<PodUid, Directories>,
+        closely: &BTreeSet<PodUid>,
+    ) -> Result<Inventory, InventoryError> {
         let mut pods = BTreeMap::new();
         let mut exits = BTreeMap::<PodUid, Vec<Exits>>::new();
         let mut batch: Vec<(PodUid, Netns)> = Vec::new();
@@ -139,7 +144,7 @@ impl Inner {
             if cgroup.is_none() && directories.v1.is_empty() {
                 continue;
             }
-            let census = process::census(uid, &directories.pids()?, &self.node, |netns| {
+            let census = process::census(uid, &directories.pids()?, &self.node, closely.contains(&uid), |netns| {
                 batch.push((uid, netns));
                 if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
@@ -151,6 +156,7 @@ impl Inner {
                 processes: census.processes,
                 interfaces: Vec::new(),
                 guard: census.guard,
+                powers: census.powers,
             };
             pods.insert(uid, pod);
         }

@@ -44,6 +44,7 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
         processes: 1,
         interfaces: veths.iter().copied().map(veth).collect(),
         guard: None,
+        powers: None,
     }
 }
 

@@ -20,7 +20,7 @@ impl Direct {
 
     /// Brings the kernel up to date with the records.
     async fn pass(&mut self) {
-        let scanned = self.0.scanner().scan().await;
+        let (_, scanned) = self.0.look_at_node().await;
         if let Err(error) = self.0.pass(scanned) {
             tracing::warn!(%error, "not everything that is to be isolated could be brought up to date");
         }

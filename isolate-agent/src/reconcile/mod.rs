@@ -8,7 +8,10 @@ mod remove;
 mod resolve;
 mod snapshot;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Instant,
+};
 
 use isolate_common::Hook;
 use jiff::Timestamp;
@@ -96,7 +99,7 @@ impl Engine {
         let enforcer = Enforcer::open(settings)?;
         let observed = enforcer.observe()?;
         let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
-        let inventory = scanner.scan().await?;
+        let inventory = scanner.scan(desired.keys().copied()).await?;
         let mut engine = Self {
             settings: settings.clone(),
             store,
@@ -181,9 +184,13 @@ impl Engine {
         self.inventory = seen;
     }
 
-    /// What looks at the node.
-    pub fn scanner(&self) -> Scanner {
-        self.scanner.clone()
+    /// A look at the node, for [`Self::pass`]; it needs the engine no more once it has begun. Tells when it began.
+    pub fn look_at_node(&self) -> impl Future<Output = (Instant, Result<Inventory, InventoryError>)> + use<> {
+        let (scanner, closely) = (self.scanner.clone(), self.desired.keys().copied().collect::<Vec<_>>());
+        async move {
+            let started = Instant::now();
+            (started, scanner.scan(closely).await)
+        }
     }
 
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
@@ -279,7 +286,8 @@ impl Engine {
 }
 
 /// Keeps the host veths that a pod was seen with for as long as their armed links live and nobody else has them: its
-/// processes may have left the namespace that they lead to, and packet sockets in it stay behind.
+/// processes may have left the namespace that they lead to, and packet sockets in it stay behind. And what its processes
+/// can do, where the new look was begun before anybody wanted to know.
 fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
     let not_seen = before.pods.values().filter(|pod| !now.pods.contains_key(&pod.uid));
     let claims = now.pods.values().chain(not_seen).flat_map(Pod::host_veths);
@@ -291,6 +299,9 @@ fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
             host.is_some_and(|veth| !taken.contains(&veth.ifindex) && observed.veth_is_live(veth.ifindex))
         });
         pod.interfaces.extend(left.map(|interface| Interface { inside: None, ..interface.clone() }));
+        if pod.powers.is_none() {
+            pod.powers = before.pods.get(uid).and_then(|pod| pod.powers.clone());
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl Engine {
         if texts.iter().all(known) {
             return;
         }
-        match self.scanner.scan().await {
+        match self.look_at_node().await.1 {
             Ok(inventory) => self.know(inventory),
             Err(error) => self.warnings.push(error.to_string()),
         }

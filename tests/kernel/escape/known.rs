@@ -47,7 +47,8 @@ const fn known(channel: &'static str, why: &'static str) -> Known {
 }
 
 /// The settings in which `add` must end with exit code 5 and `status` must say what stays open.
-pub(super) const PARTLY_COVERED: &[Setting] = &[Setting::Macvlan, Setting::Ipvlan, Setting::HostNetwork];
+pub(super) const PARTLY_COVERED: &[Setting] =
+    &[Setting::Changing, Setting::Macvlan, Setting::Ipvlan, Setting::HostNetwork];
 
 /// Races with the agent: whether they get through is for the machine's speed to say, so they may be found cut as well.
 pub(super) const RACES: &[&str] = &["a veth into the node's bridge (target-netnsid), used at once"];

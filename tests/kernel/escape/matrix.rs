@@ -23,11 +23,11 @@ Every channel is tried by an attacker inside the pod, or from a neighbour on the
 outside: the packet arrives, or it does not. Each cut gets pods of its own, and each channel must get through on them before the
 cut and again after it is lifted, or it says nothing.
 
-**The attacker** is root in the pod with the capabilities of a container that asked for `NET_ADMIN`: `CAP_NET_ADMIN`,
-`CAP_NET_RAW`, `CAP_NET_BIND_SERVICE`, `CAP_DAC_OVERRIDE` and the rest of the runtimes' default set, in the initial user
-namespace. It has no `CAP_SYS_ADMIN`, and `CAP_BPF` only in the channels that say so. It opened sockets before the cut, has
-`/dev/net/tun`, and may make user namespaces. Forwarding, TCP fast open and unprivileged ping are switched on in the pod's
-namespace beforehand, since a pod with a writable `/proc/sys` can do it.
+**The attacker** is root in the pod with the runtimes' default capabilities, `CAP_NET_RAW` among them, in the initial user namespace;
+where it changes the pod's network (tampering, macvlan, host network) it has `CAP_NET_ADMIN` as well, and `isolate-agent` says
+then that the pod is partly covered. It has no `CAP_SYS_ADMIN`, and `CAP_BPF` only in the channels that say so. It opened sockets
+before the cut, has `/dev/net/tun`, and may make user namespaces. Forwarding, TCP fast open and unprivileged ping are switched on
+in the pod's namespace beforehand, since a pod with a writable `/proc/sys` can do it.
 
 **The cuts**: *iptables INPUT*, what the field uses: `iptables -I INPUT -j DROP` in the pod's namespace. *iptables + ip6tables, all
 chains*: the same in INPUT, OUTPUT and FORWARD of both. *nftables netdev*: a table that drops ingress and egress on the host ends

@@ -4,7 +4,7 @@ use std::env;
 
 use isolate_tests::{
     frame::Mark,
-    netdev,
+    launch, netdev,
     pod::{Link, Spec},
 };
 
@@ -90,7 +90,18 @@ impl Setting {
             Self::Ipvlan => (Link::Ipvlan, 1),
             Self::HostNetwork => (Link::HostNetwork, 1),
         };
-        Spec { link, interfaces, ..Spec::default() }
+        let capabilities = if self.may_change_its_network() { &[launch::NET_ADMIN][..] } else { &[] };
+        Spec { link, interfaces, capabilities, ..Spec::default() }
+    }
+
+    /// Whether the pod asked for `NET_ADMIN`: those have it in which an attacker makes devices.
+    pub(super) fn may_change_its_network(self) -> bool {
+        matches!(self, Self::Changing | Self::Macvlan | Self::HostNetwork)
+    }
+
+    /// The capabilities of an attacker who may load programs as well.
+    pub(super) fn with_bpf(self) -> &'static [u32] {
+        if self.may_change_its_network() { &[launch::NET_ADMIN, launch::BPF] } else { &[launch::BPF] }
     }
 
     /// Why no such pod can be made here.

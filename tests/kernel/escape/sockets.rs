@@ -122,11 +122,11 @@ pub(super) const ALL: &[Escape] = &[
     }),
     escape(Bridged, "a socket of another cgroup, received by SCM_RIGHTS", scm_rights),
     escape(Bridged, "a process started after the isolation", |s, mark| {
-        let late = s.scene.web.attacker(&[]);
+        let late = s.scene.web.start_container();
         by_process(s, mark, &late)
     }),
     escape(Bridged, "a process that was moved to another cgroup", |s, mark| {
-        let moved = s.scene.web.attacker(&[]);
+        let moved = s.scene.web.start_container();
         let procs = s.scene.node.service().join("cgroup.procs");
         fs::write(&procs, moved.pid().to_string()).expect("root may move a process");
         by_process(s, mark, &moved)

@@ -92,7 +92,7 @@ impl Stage {
         if setting == Setting::V6Only {
             netdev::ip(pod, &[format!("addr del {}/24 dev eth0", scene.web.end().v4)]);
         }
-        let (attacker, programmer) = (scene.web.attacker(&[]), scene.web.attacker(&[launch::BPF]));
+        let (attacker, programmer) = (scene.web.start_container(), scene.web.attacker(setting.with_bpf()));
         let stranger = Process::start(pod, &scene.node.service());
         let family = if setting == Setting::V6Only { Family::V6 } else { Family::V4 };
         let old = open_old(&scene, &attacker, family);
@@ -221,7 +221,7 @@ impl Stage {
 
     /// Runs a program as the attacker.
     pub(super) fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(), Halt> {
-        let mut command = self.scene.web.attack(program);
+        let mut command = self.scene.web.command(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
         child.stdin.take().expect("stdin is piped").write_all(input.as_bytes()).expect("it reads its input");
@@ -262,7 +262,7 @@ impl Stage {
 
     /// The id that the node's namespace has in the pod's: the other end of `eth0` is there, so the kernel tells.
     pub(super) fn node_id(&self) -> Result<String, Halt> {
-        let mut command = self.scene.web.attack("ip");
+        let mut command = self.scene.web.command("ip");
         // By number: whether it has a name depends on who asks.
         let output = launch::succeed(command.args(["netns", "list-id"]));
         let ids = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -170,7 +170,7 @@ pub(super) fn tun(s: &Stage, mark: &Mark) -> Result<bool, Halt> {
 
 /// A process in a network namespace of its own, inside the pod's, as a user namespace lets everybody make one.
 fn inner(s: &Stage) -> Process {
-    let mut unshare = s.scene.web.attack("unshare");
+    let mut unshare = s.scene.web.command("unshare");
     unshare.args(["--user", "--map-root-user", "--net"]);
     let process = Process::behind(unshare);
     // It answers once it is where it should be.

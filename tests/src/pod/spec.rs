@@ -54,6 +54,8 @@ pub struct Spec {
     pub interfaces: u8,
     /// How they reach the node.
     pub link: Link,
+    /// Which capabilities its containers' processes have beside the default ones.
+    pub capabilities: &'static [u32],
 }
 
 impl Default for Spec {
@@ -66,6 +68,7 @@ impl Default for Spec {
             containers: 1,
             interfaces: 1,
             link: Link::Bridged,
+            capabilities: &[],
         }
     }
 }

@@ -3,12 +3,16 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    thread,
     time::Duration,
 };
 
 use isolate_tests::{
     observe,
     wire::{Family, Kind},
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, UnshareFlags, capabilities, remove_capability_from_bounding_set, set_capabilities,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -99,7 +103,18 @@ pub(crate) fn recv(mut socket: &Socket) -> io::Result<Done> {
 }
 
 pub(crate) fn leave_network() -> io::Result<Done> {
-    // SAFETY: a new network namespace for this thread changes nothing that memory safety rests on.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    // SAFETY: new namespaces for this process, which has one thread, change nothing that memory safety rests on. Everybody
+    // may make a user namespace, and a network namespace in it.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET) }?;
+    Ok(Done::default())
+}
+
+pub(crate) fn hide_capabilities() -> io::Result<Done> {
+    drop(thread::spawn(|| thread::sleep(Duration::MAX)));
+    for capability in capabilities(None)?.permitted.iter() {
+        remove_capability_from_bounding_set(capability)?;
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     Ok(Done::default())
 }

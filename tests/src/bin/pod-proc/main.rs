@@ -85,6 +85,7 @@ impl Objects {
             Request::SendTo(handle, address, data) => calls::send_to(self.socket(handle)?, address, &data),
             Request::Recv(handle) => calls::recv(self.socket(handle)?),
             Request::LeaveNetwork => calls::leave_network(),
+            Request::HideCapabilities => calls::hide_capabilities(),
             Request::Close(handle) => {
                 self.all.remove(&handle);
                 Ok(Done::default())
