@@ -1,10 +1,11 @@
 //! The command line: types only. What they mean is in `cli` and `settings`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isolate_agent::settings::{Arm, Layer, LogFormat};
+use jiff::Timestamp;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ISOLATE_GIT_REVISION"), ")");
@@ -102,6 +103,12 @@ pub(crate) struct Add {
     /// Let the pod's own loopback traffic pass
     #[arg(long)]
     pub keep_loopback: bool,
+    /// Release the pods after this time (2h, 30m, 1day 12h); the daemon does it
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "until")]
+    pub lasting: Option<Duration>,
+    /// Release the pods at this time (2026-03-01T08:00:00Z, or with an offset); the daemon does it
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub until: Option<Timestamp>,
     /// Isolate what is refused otherwise: the agent's own pod, processes of the node
     #[arg(long)]
     pub force: bool,
@@ -192,6 +199,13 @@ pub(crate) enum Listing {
     Yaml,
     /// UIDs only
     Name,
+}
+
+/// A point in time that means the same on every machine.
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|error: jiff::Error| {
+        format!("{error}; give a date and a time with Z or an offset, as 2026-03-01T08:00:00Z")
+    })
 }
 
 impl Cli {

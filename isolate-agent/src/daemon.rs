@@ -105,6 +105,7 @@ impl Loop {
                     Err(error) => tracing::error!(%error, "the look at the node failed"),
                 },
                 _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
+                () = ended(self.engine.next_end()), if self.started => self.expire(),
                 () = watch.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
                     self.engine.arm_next();
@@ -130,9 +131,19 @@ impl Loop {
             }
             Err(error) => tracing::error!(%error, "the pass failed; what is isolated stays isolated"),
         }
+        if ended {
+            self.expire();
+        }
         if ended && !self.started {
             self.started = true;
             notify_ready();
+        }
+    }
+
+    /// Ends what has lasted as long as it was to: not before a pass has enforced everything.
+    fn expire(&mut self) {
+        if let Err(error) = self.engine.expire() {
+            tracing::error!(%error, "not all that a release needs was done; it is tried again with the next pass");
         }
     }
 
@@ -156,6 +167,15 @@ impl Loop {
                 drop(reply.send(self.engine.status()));
             }
         }
+    }
+}
+
+/// Ends when a time limit may have. Without one, never.
+async fn ended(left: Option<Duration>) {
+    match left {
+        // What could not be released when it should have been must not keep the loop busy.
+        Some(left) => tokio::time::sleep(left.max(Duration::from_secs(1))).await,
+        None => std::future::pending().await,
     }
 }
 

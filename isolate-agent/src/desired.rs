@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::pod::PodUid;
+use crate::{
+    limit::{LastSeen, TimeLimit},
+    pod::PodUid,
+};
 
 /// Version of the record files that this agent writes, and the newest that it reads.
 pub const RECORD_VERSION: u32 = 1;
@@ -77,6 +80,9 @@ pub struct Record {
     /// Whether the pod's loopback traffic passes.
     #[serde(default)]
     pub keep_loopback: bool,
+    /// When it ends; without, somebody has to release the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<TimeLimit>,
 }
 
 /// A pod that is to be isolated.
@@ -124,6 +130,8 @@ pub type Desired = BTreeMap<PodUid, Entry>;
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// Where the moment is noted that the agent was last seen running at.
+    last_seen: PathBuf,
 }
 
 impl Store {
@@ -132,7 +140,7 @@ impl Store {
         let folder = state_dir.join("isolations");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         let made = made.map_err(|source| DesiredError::Folder { path: folder.clone(), source });
-        (Self { folder }, made)
+        (Self { folder, last_seen: state_dir.join("last-seen.json") }, made)
     }
 
     /// Reads all records. Files that are named like no record are left alone.
@@ -155,7 +163,7 @@ impl Store {
     /// Writes a record so that after a crash either the old or the new one is there, whole.
     pub fn save(&self, record: &Record) -> Result<(), DesiredError> {
         let path = self.path(&record.uid);
-        self.replace(&path, record).map_err(|source| DesiredError::Write { path, source })
+        replace(&path, record).map_err(|source| DesiredError::Write { path, source })
     }
 
     /// Deletes a record; that it is absent already is success.
@@ -168,25 +176,38 @@ impl Store {
         deleted.and_then(|()| self.sync_folder()).map_err(|source| DesiredError::Delete { path, source })
     }
 
+    /// When the agent was last seen running, if that was noted and can be read.
+    pub fn last_seen(&self) -> Option<LastSeen> {
+        let text = fs::read(&self.last_seen).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Notes that the agent runs now.
+    pub fn note_seen(&self, now: &LastSeen) -> Result<(), DesiredError> {
+        let path = self.last_seen.clone();
+        replace(&path, now).map_err(|source| DesiredError::Write { path, source })
+    }
+
     /// Where the record of `uid` is.
     pub fn path(&self, uid: &PodUid) -> PathBuf {
         self.folder.join(format!("{uid}.json"))
     }
 
-    fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
-        let temporary = path.with_extension("json.new");
-        let mut text = serde_json::to_vec_pretty(record)?;
-        text.push(b'\n');
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        self.sync_folder()
-    }
-
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
+}
+
+/// Writes a file so that after a crash either the old or the new one is there, whole.
+fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn uid_in_name(path: &Path) -> Option<PodUid> {
@@ -242,6 +263,7 @@ mod tests {
             by: "alice".into(),
             reason: Some("beacons".into()),
             keep_loopback: true,
+            limit: None,
         }
     }
 
@@ -274,7 +296,7 @@ mod tests {
         whole.version = RECORD_VERSION + 1;
         let future = serde_json::to_string(&whole).expect("JSON");
         let other = text.replace("0f0e0d0c-", "0f0e0d0d-");
-        let unknown = text.replace("\"by\"", "\"until\":1,\"by\"");
+        let unknown = text.replace("\"by\"", "\"shade\":1,\"by\"");
         let half: String = text.chars().take(text.len() / 2).collect();
         for broken in ["", "{", &half, &future, &other, &unknown, "[1]", "\0\0\0\0"] {
             fs::write(store.path(&uid), broken).expect("written");

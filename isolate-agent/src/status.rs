@@ -197,6 +197,7 @@ pub fn isolation(
         by,
         since,
         keep_loopback: record.is_some_and(|record| record.keep_loopback),
+        until: record.and_then(|record| record.limit.as_ref()).map(|limit| limit.until),
         record: match entry {
             Entry::Saved(_) => RecordState::Saved,
             Entry::Unsaved(_) => RecordState::Unsaved,

@@ -22,6 +22,7 @@ mod full;
 mod harness;
 mod isolate;
 mod kernel_errors;
+mod limit;
 mod loopback;
 mod metrics;
 mod names;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         isolate::trials(),
         kernel_errors::trials(),
         loopback::trials(),
+        limit::trials(),
         drop_semantics::trials(),
         metrics::trials(),
         containers::trials(),

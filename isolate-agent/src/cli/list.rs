@@ -35,7 +35,7 @@ fn table(isolations: &[Isolation], now: Timestamp, wide: bool, style: Style) -> 
     if isolations.is_empty() && style.terminal {
         return "No pod is isolated.\n".to_owned();
     }
-    let mut header = vec!["UID", "SINCE", "BY", "COVERAGE", "DROPPED", "REASON"];
+    let mut header = vec!["UID", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"];
     if wide {
         header.extend(["IN", "OUT", "LOOPBACK", "RECORD", "HOOKS", "OPEN"]);
     }
@@ -51,6 +51,7 @@ fn row(isolation: &Isolation, now: Timestamp, wide: bool) -> Vec<Cell> {
     let mut row = vec![
         Cell::from(isolation.uid.as_str()),
         Cell::from(output::age(isolation.since, now)),
+        Cell::from(isolation.until.map_or_else(|| "-".to_owned(), |until| left(until, now))),
         Cell::from(isolation.by.as_str()),
         coverage(isolation.coverage),
         Cell::from(dropped(None).to_string()),
@@ -72,6 +73,12 @@ fn row(isolation: &Isolation, now: Timestamp, wide: bool) -> Vec<Cell> {
         ]);
     }
     row
+}
+
+/// How long an isolation still lasts.
+pub(crate) fn left(until: Timestamp, now: Timestamp) -> String {
+    // The daemon releases within a pass; without one it waits for the next.
+    if until <= now { "ended".to_owned() } else { format!("in {}", output::age(now, until)) }
 }
 
 /// How far a pod is covered, in its colour.
@@ -96,13 +103,13 @@ mod tests {
         let status = sample::status();
         let text = table(&status.isolations, status.taken_at, false, PIPE);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-        assert_eq!(lines[0], ["UID", "SINCE", "BY", "COVERAGE", "DROPPED", "REASON"]);
+        assert_eq!(lines[0], ["UID", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"]);
         let by = "alice (uid 0) with isolate-agent, pid 123";
         let reason = sample::LONG_REASON;
-        assert_eq!(lines[1], ["0f0e0d0c-1234-4000-8000-0123456789ab", "1h2m", by, "partial", "42", reason]);
+        assert_eq!(lines[1], ["0f0e0d0c-1234-4000-8000-0123456789ab", "1h2m", "in 1h", by, "partial", "42", reason]);
         assert_eq!(lines.len(), 2);
         let wide = table(&status.isolations, status.taken_at, true, PIPE);
-        assert!(wide.lines().all(|line| line.split('\t').count() == 12), "{wide}");
+        assert!(wide.lines().all(|line| line.split('\t').count() == 13), "{wide}");
         assert!(!wide.contains('\x1b'));
     }
 
@@ -134,7 +141,7 @@ mod tests {
     #[test]
     fn an_empty_list_is_said_to_a_person_only() {
         let now = sample::status().taken_at;
-        assert_eq!(table(&[], now, false, PIPE), "UID\tSINCE\tBY\tCOVERAGE\tDROPPED\tREASON\n");
+        assert_eq!(table(&[], now, false, PIPE), "UID\tSINCE\tUNTIL\tBY\tCOVERAGE\tDROPPED\tREASON\n");
         let person = table(&[], now, false, Style { terminal: true, ..PIPE });
         assert_eq!(person, "No pod is isolated.\n");
     }

@@ -32,6 +32,7 @@ pub(crate) fn status() -> Status {
             by: "alice (uid 0) with isolate-agent, pid 123".to_owned(),
             since: "2026-03-01T03:00:05Z".parse().expect("a time"),
             keep_loopback: false,
+            until: Some("2026-03-01T05:02:10Z".parse().expect("a time")),
             record: Record::Saved,
             coverage: Coverage::Partial,
             open: vec!["frames from the pod on net1".to_owned()],

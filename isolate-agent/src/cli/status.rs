@@ -79,6 +79,7 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
     let mut text = format!("Pod {}\n", output::printable(&isolation.uid));
     let since = format!("{:.0} ({} ago)", isolation.since, output::age(isolation.since, now));
     line(&mut text, "since", &Cell::from(since), style);
+    line(&mut text, "until", &until(isolation, now), style);
     line(&mut text, "by", &Cell::from(isolation.by.as_str()), style);
     line(&mut text, "reason", &Cell::from(isolation.reason.as_deref().unwrap_or("-")), style);
     line(&mut text, "coverage", &list::coverage(isolation.coverage), style);
@@ -109,6 +110,14 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
     let header = ["HOOK", "DIRECTION", "STATE", "PLACE", "DETAIL"];
     text.push_str(&output::table(&header, rows.collect(), style));
     text
+}
+
+fn until(isolation: &Isolation, now: Timestamp) -> Cell {
+    match isolation.until {
+        None => Cell::from("somebody releases it"),
+        Some(until) if until > now => Cell::from(format!("{until:.0} ({})", list::left(until, now))),
+        Some(until) => Cell::tinted(format!("{until:.0}: released as soon as a daemon runs"), Tint::Bad),
+    }
 }
 
 fn presence(isolation: &Isolation) -> &'static str {
@@ -150,6 +159,7 @@ mod tests {
         for said in [
             "1 pod isolated; 3 pods on the node, 2 armed",
             "1h2m ago",
+            "2026-03-01T05:02:10Z (in 1h)",
             "alice (uid 0) with isolate-agent, pid 123",
             sample::LONG_REASON,
             "partial",

@@ -1,5 +1,8 @@
 //! What a request may hold: checked where it enters, by the socket and by the commands alike.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use thiserror::Error;
 
 use super::protocol::{AddRequest, RemoveRequest};
@@ -31,6 +34,26 @@ pub enum RequestError {
     /// Not the UID of a pod.
     #[error("{0}; nothing was changed")]
     Uid(#[from] UidError),
+    /// Two ends.
+    #[error("give either for how long or until when, not both: nothing was changed")]
+    ForAndUntil,
+    /// It would end before it began.
+    #[error("the time limit {until} is in the past (now it is {now}): nothing was changed")]
+    UntilPast {
+        /// What was asked for.
+        until: Timestamp,
+        /// The wall clock.
+        now: Timestamp,
+    },
+    /// No time to speak of.
+    #[error("a time limit of 0 seconds isolates nothing: nothing was changed")]
+    ForNothing,
+    /// Beyond what a calendar has.
+    #[error("a time limit of {secs} seconds ends beyond the year 9999: nothing was changed, leave it out")]
+    ForTooLong {
+        /// What was asked for.
+        secs: u64,
+    },
     /// Too long.
     #[error("the reason has {given} bytes, at most {MAX_REASON_BYTES} are kept: nothing was changed, shorten it")]
     ReasonTooLong {
@@ -53,7 +76,27 @@ impl AddRequest {
         if reason.len() > MAX_REASON_BYTES {
             return Err(RequestError::ReasonTooLong { given: reason.len() });
         }
-        reason.chars().find(|c| c.is_control()).map_or(Ok(()), |c| Err(RequestError::ReasonNotText(c)))
+        if let Some(c) = reason.chars().find(|c| c.is_control()) {
+            return Err(RequestError::ReasonNotText(c));
+        }
+        let now = Timestamp::now();
+        match self.ends_at(now)? {
+            Some(until) if until <= now => Err(RequestError::UntilPast { until, now }),
+            _ => Ok(()),
+        }
+    }
+
+    /// When the isolation is to end, asked for `now`.
+    pub fn ends_at(&self, now: Timestamp) -> Result<Option<Timestamp>, RequestError> {
+        match (self.for_secs, self.until) {
+            (Some(_), Some(_)) => Err(RequestError::ForAndUntil),
+            (Some(0), None) => Err(RequestError::ForNothing),
+            (Some(secs), None) => match now.checked_add(Duration::from_secs(secs)) {
+                Ok(until) => Ok(Some(until)),
+                Err(_) => Err(RequestError::ForTooLong { secs }),
+            },
+            (None, until) => Ok(until),
+        }
     }
 }
 
@@ -97,6 +140,14 @@ mod tests {
         for c in ['\n', '\t', '\0', '\x1b', '\x7f', '\u{9b}'] {
             assert_eq!(add(1, &format!("a{c}b")).check(), Err(RequestError::ReasonNotText(c)));
         }
+        let limited = |for_secs, until| AddRequest { for_secs, until, ..add(1, "") }.check();
+        let (past, future) = (Timestamp::UNIX_EPOCH, Timestamp::now() + Duration::from_mins(1));
+        assert_eq!(limited(Some(1), None), Ok(()));
+        assert_eq!(limited(None, Some(future)), Ok(()));
+        assert_eq!(limited(Some(1), Some(future)), Err(RequestError::ForAndUntil));
+        assert_eq!(limited(Some(0), None), Err(RequestError::ForNothing));
+        assert_eq!(limited(Some(u64::MAX), None), Err(RequestError::ForTooLong { secs: u64::MAX }));
+        assert!(matches!(limited(None, Some(past)), Err(RequestError::UntilPast { until, .. }) if until == past));
         let malformed = AddRequest { uids: vec!["../etc".to_owned()], ..AddRequest::default() };
         assert!(matches!(malformed.check(), Err(RequestError::Uid(_))));
     }

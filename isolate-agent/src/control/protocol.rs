@@ -16,6 +16,14 @@ pub struct AddRequest {
     /// Lets the pod's own loopback traffic pass.
     #[serde(default)]
     pub keep_loopback: bool,
+    /// Releases the pods after so many seconds, by the daemon. Not with `until`. Without either the isolation lasts until
+    /// somebody ends it, also one that had a limit before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_secs: Option<u64>,
+    /// Releases the pods at this time, by the daemon. Not with `for_secs`.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// Isolates what is refused otherwise: the agent's own pod, processes of the node.
     #[serde(default)]
     pub force: bool,
@@ -164,6 +172,10 @@ pub struct Isolation {
     pub since: Timestamp,
     /// Whether the pod's own loopback traffic passes.
     pub keep_loopback: bool,
+    /// When it is released, as far as the clocks can tell; never before. Without, somebody has to release it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// Whether the record is on disk.
     pub record: Record,
     /// How far the pod is covered.

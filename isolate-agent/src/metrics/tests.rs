@@ -38,6 +38,7 @@ fn mk_isolation(index: u32) -> Isolation {
         by: "root".to_owned(),
         since: Timestamp::UNIX_EPOCH,
         keep_loopback: false,
+        until: None,
         record: Record::Saved,
         coverage: Coverage::Full,
         open: Vec::new(),

@@ -25,6 +25,7 @@ fn entry(pod: u8, keep_loopback: bool) -> Entry {
         by: "test".into(),
         reason: None,
         keep_loopback,
+        limit: None,
     })
 }
 

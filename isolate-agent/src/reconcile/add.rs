@@ -10,6 +10,7 @@ use crate::{
     desired::{Desired, Entry, RECORD_VERSION, Record},
     events::Kind,
     inventory::{Guard, Inventory},
+    limit::{Now, TimeLimit},
     plan::Action,
     pod::PodUid,
 };
@@ -28,7 +29,17 @@ impl Engine {
         }
 
         let uids: BTreeSet<PodUid> = resolved.iter().flatten().map(|(_, uid)| *uid).collect();
-        let before = self.want(&uids, request, by);
+        let limit = match Self::limit_of(request) {
+            Ok(limit) => limit,
+            Err(why) => {
+                let failed = |(text, uid): (String, PodUid)| {
+                    Outcome::of(&text, uid, Code::Failed, format!("pod {uid} was not isolated: {why}"))
+                };
+                let results = resolved.into_iter().map(|one| one.map_or_else(|refused| refused, failed));
+                return Outcomes { results: results.collect() };
+            }
+        };
+        let before = self.want(&uids, request, limit.as_ref(), by);
         let (actions, no_slots) = self.view().isolate(&uids);
         // The rest only covers what a CNI may hand over past the host ends, and waits for RCU at each.
         let cut =
@@ -63,7 +74,9 @@ impl Engine {
                 }
                 Ok((text, uid)) => {
                     let unsaved = unsaved.iter().find(|(unsaved, _)| *unsaved == uid).map(|(_, error)| error.as_str());
-                    Outcome { enforced_after_us, ..self.report(&text, uid, unsaved, &errors) }
+                    let mut outcome = self.report(&text, uid, unsaved, &errors);
+                    outcome.message += &limit_note(before.get(&uid), limit.as_ref());
+                    Outcome { enforced_after_us, ..outcome }
                 }
             });
         }
@@ -99,9 +112,19 @@ impl Engine {
         }
     }
 
+    /// The time limit that is asked for, on the clocks of now.
+    fn limit_of(request: &AddRequest) -> Result<Option<TimeLimit>, String> {
+        if request.for_secs.is_none() && request.until.is_none() {
+            return Ok(None);
+        }
+        let now = Now::read().map_err(|error| format!("the clock cannot be read for its time limit: {error}"))?;
+        let until = request.ends_at(now.wall).map_err(|error| error.to_string())?;
+        Ok(until.map(|until| TimeLimit::at(until, &now)))
+    }
+
     /// Notes what is asked for; a pod that is isolated already keeps the time since when. Returns what was noted of
     /// these pods before.
-    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, by: &str) -> Desired {
+    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, limit: Option<&TimeLimit>, by: &str) -> Desired {
         let mut noted = Desired::new();
         for uid in uids {
             let before = self.desired.get(uid);
@@ -117,6 +140,7 @@ impl Engine {
                     .clone()
                     .or_else(|| before.and_then(Entry::record).and_then(|record| record.reason.clone())),
                 keep_loopback: request.keep_loopback,
+                limit: limit.cloned(),
             };
             self.desired.insert(*uid, Entry::Unsaved(record));
         }
@@ -161,7 +185,8 @@ impl Engine {
 
     fn report(&self, text: &str, uid: PodUid, unsaved: Option<&str>, errors: &[String]) -> Outcome {
         let entry = &self.desired[&uid];
-        let Isolation { coverage, open, .. } = self.isolation(&uid, entry, self.observed.slots().get(&uid).copied());
+        let slot = self.observed.slots().get(&uid).copied();
+        let Isolation { coverage, open, .. } = self.isolation(&uid, entry, slot, None);
         let mut message = match coverage {
             Coverage::Full => format!("pod {uid} is isolated"),
             Coverage::Partial => format!("pod {uid} is isolated, but only partly covered: {}", open.join("; ")),
@@ -181,5 +206,21 @@ impl Engine {
             );
         }
         Outcome { open, ..Outcome::of(text, uid, code, message) }
+    }
+}
+
+/// What is to be said about the end of an isolation, and about what became of the end that it had before.
+fn limit_note(before: Option<&Entry>, limit: Option<&TimeLimit>) -> String {
+    let earlier = before.and_then(Entry::record).map(|record| record.limit.as_ref());
+    match (earlier, limit) {
+        (None | Some(None), None) => String::new(),
+        (Some(Some(earlier)), None) => {
+            format!("; its time limit ({:.0}) is lifted: it stays isolated until somebody releases it", earlier.until)
+        }
+        (None, Some(limit)) => format!("; it is released at {:.0}", limit.until),
+        (Some(None), Some(limit)) => format!("; it is released at {:.0}, it had no time limit before", limit.until),
+        (Some(Some(earlier)), Some(limit)) => {
+            format!("; it is released at {:.0}, not at {:.0} as before", limit.until, earlier.until)
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Engine, OpenError};
 use crate::{
-    control::protocol::{AddRequest, Outcomes, RemoveRequest, Status},
+    control::protocol::{AddRequest, Code, Outcome, Outcomes, RemoveRequest, Status},
     settings::Settings,
 };
 
@@ -28,7 +28,13 @@ impl Direct {
 
     /// Isolates pods.
     pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
-        let outcomes = self.0.add(request, by, received).await;
+        let mut outcomes = self.0.add(request, by, received).await;
+        if request.for_secs.is_some() || request.until.is_some() {
+            let isolated = |outcome: &&mut Outcome| matches!(outcome.code, Code::Done | Code::PartlyCovered);
+            for outcome in outcomes.results.iter_mut().filter(isolated) {
+                outcome.message += " by the daemon, which does not run now: without one it stays isolated";
+            }
+        }
         if !request.dry_run {
             self.pass().await;
         }

@@ -4,6 +4,7 @@
 
 mod add;
 mod direct;
+mod expire;
 mod remove;
 mod resolve;
 mod snapshot;
@@ -130,6 +131,7 @@ impl Engine {
                 by: "isolate-agent (recovered)".to_owned(),
                 reason: Some("found isolated in the kernel, without a record, when the agent started".to_owned()),
                 keep_loopback: policy.flags.contains(isolate_common::PolicyFlags::KEEP_LOOPBACK),
+                limit: None,
             };
             self.desired.insert(uid, Entry::Unsaved(record));
             self.note(uid, Kind::Recovered, None, None);

@@ -18,7 +18,9 @@ impl Engine {
         };
         let mut results: Vec<Outcome> = named
             .into_iter()
-            .map(|(text, uid)| uid.and_then(|uid| self.forget(&text, uid, by)).unwrap_or_else(|failed| failed))
+            .map(|(text, uid)| {
+                uid.and_then(|uid| self.forget(&text, uid, Kind::Released, Some(by))).unwrap_or_else(|failed| failed)
+            })
             .collect();
 
         let plan = self.view().plan();
@@ -39,7 +41,7 @@ impl Engine {
     }
 
     /// Deletes the record of a pod, if it has one. What was isolated stays so where that fails.
-    fn forget(&mut self, text: &str, uid: PodUid, by: &str) -> Result<Outcome, Outcome> {
+    pub(super) fn forget(&mut self, text: &str, uid: PodUid, kind: Kind, by: Option<&str>) -> Result<Outcome, Outcome> {
         if !self.desired.contains_key(&uid) {
             return Ok(Outcome::of(text, uid, Code::Done, format!("pod {uid} was not isolated: nothing to do")));
         }
@@ -48,7 +50,7 @@ impl Engine {
             Outcome::of(text, uid, Code::Failed, message)
         })?;
         self.desired.remove(&uid);
-        self.note(uid, Kind::Released, Some(by), None);
+        self.note(uid, kind, by, None);
         Ok(Outcome::of(text, uid, Code::Done, format!("pod {uid} is released")))
     }
 }

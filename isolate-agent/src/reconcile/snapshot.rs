@@ -7,7 +7,8 @@ use crate::{
     control::protocol::{Isolation, KernelErrorCount, Status},
     desired::Entry,
     enforce::EnforceError,
-    observed::Observed,
+    limit::Now,
+    observed::{Observed, Slot},
     pod::PodUid,
     status,
 };
@@ -35,13 +36,14 @@ impl Engine {
         let (pods_armed, unarmed) =
             status::arming(&self.inventory, &self.observed, self.settings.arm, &self.unattachable);
         let slots = self.observed.slots();
+        let now = Now::read().ok();
         Status {
             taken_at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             isolations: self
                 .desired
                 .iter()
-                .map(|(uid, entry)| self.isolation(uid, entry, slots.get(uid).copied()))
+                .map(|(uid, entry)| self.isolation(uid, entry, slots.get(uid).copied(), now.as_ref()))
                 .collect(),
             pods: self.inventory.pods.len(),
             pods_armed,
@@ -52,13 +54,17 @@ impl Engine {
     }
 
     /// One isolated pod, as [`Self::status`] has it.
-    pub(super) fn isolation(&self, uid: &PodUid, entry: &Entry, slot: Option<crate::observed::Slot>) -> Isolation {
+    pub(super) fn isolation(&self, uid: &PodUid, entry: &Entry, slot: Option<Slot>, now: Option<&Now>) -> Isolation {
         let counters = slot.map(|slot| self.enforcer.counters(slot)).transpose();
         let counters = counters.unwrap_or_else(|error: EnforceError| {
             tracing::error!(%uid, %error, "its counters cannot be read");
             None
         });
         let observed: &Observed = &self.observed;
-        status::isolation(uid, entry, self.inventory.pods.get(uid), slot, observed, &self.unattachable, counters)
+        let pod = self.inventory.pods.get(uid);
+        let isolation = status::isolation(uid, entry, pod, slot, observed, &self.unattachable, counters);
+        let limit = entry.record().and_then(|record| record.limit.as_ref());
+        let ends_at = limit.zip(now).map(|(limit, now)| limit.ends_at(now));
+        Isolation { until: ends_at.or(isolation.until), ..isolation }
     }
 }

@@ -158,6 +158,7 @@ fn status() -> Status {
         by: "root (uid 0)".to_owned(),
         since: "2026-03-01T03:00:00Z".parse().expect("a time"),
         keep_loopback: false,
+        until: None,
         record: Record::Saved,
         coverage: Coverage::Full,
         open: Vec::new(),
