@@ -15,6 +15,7 @@ pub mod plan;
 pub mod pod;
 pub mod reconcile;
 pub mod settings;
+pub mod spec;
 pub mod status;
 pub mod watch;
 
