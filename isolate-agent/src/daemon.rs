@@ -118,13 +118,13 @@ impl Loop {
     fn pass(&mut self, started: Instant, scanned: Result<Inventory, InventoryError>) {
         let outcome = self.engine.pass(scanned);
         self.metrics.pass_finished(started.elapsed(), &outcome);
+        for what in self.engine.take_repairs() {
+            self.metrics.repaired(what);
+        }
         // One that could not do all that it had to is an end as well: the node must not wait for what cannot be had.
-        let ended = matches!(outcome, Ok(_) | Err(PassError::Apply(_)));
+        let ended = matches!(outcome, Ok(()) | Err(PassError::Apply(_)));
         match outcome {
-            Ok(attached) => {
-                for hook in attached {
-                    self.metrics.repaired(hook);
-                }
+            Ok(()) => {
                 if !self.ready.send_replace(true) {
                     tracing::info!(after = ?started.elapsed(), "every recorded isolation is enforced");
                 }

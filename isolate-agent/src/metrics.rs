@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use isolate_common::{HOOKS, Hook};
+use isolate_common::HOOKS;
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
@@ -23,7 +23,10 @@ use prometheus_client::{
 
 pub use self::family::{Descriptor, Family, Kind, PREFIX};
 use self::scrape::Scrape;
-use crate::control::{SocketCounters, protocol::Status};
+use crate::{
+    control::{SocketCounters, protocol::Status},
+    reconcile::Repaired,
+};
 
 /// Upper bounds in seconds, from 50 µs (twice a map write) to 1 s.
 const ENFORCEMENT_BUCKETS: [f64; 14] =
@@ -40,6 +43,8 @@ struct Inner {
     started_secs: f64,
     enforcement: Histogram,
     repairs: [Counter; HOOKS.len()],
+    entry_repairs: Counter,
+    pin_repairs: Counter,
     passes: Counter,
     failures: Counter,
     pass_duration: Histogram,
@@ -55,6 +60,8 @@ impl Metrics {
             started_secs: unix_now_secs(),
             enforcement: Histogram::new(ENFORCEMENT_BUCKETS),
             repairs: Default::default(),
+            entry_repairs: Counter::default(),
+            pin_repairs: Counter::default(),
             passes: Counter::default(),
             failures: Counter::default(),
             pass_duration: Histogram::new(PASS_BUCKETS),
@@ -78,9 +85,13 @@ impl Metrics {
         self.0.enforcement.observe(took.as_secs_f64());
     }
 
-    /// A hook that did not hold any more was put back.
-    pub fn repaired(&self, hook: Hook) {
-        self.0.repairs[hook as usize].inc();
+    /// Something that did not hold any more was put back.
+    pub fn repaired(&self, what: Repaired) {
+        match what {
+            Repaired::Hook(hook) => self.0.repairs[hook as usize].inc(),
+            Repaired::Entry => self.0.entry_repairs.inc(),
+            Repaired::Pin => self.0.pin_repairs.inc(),
+        };
     }
 
     /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.

@@ -154,10 +154,10 @@ impl View<'_> {
         *key == slot || self.observed.policies.get(key).is_some_and(|policy| shares(&uid_of(policy)))
     }
 
-    /// A hook that is displaced still sees what the programs before it let through; it is left where it is.
+    /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again.
     fn attach_veth(&self, veth: &HostVeth, actions: &mut Vec<Action>) {
         for direction in DIRECTIONS {
-            if !self.observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.is_live()) {
+            if self.observed.veth_links.get(&(veth.ifindex, direction)) != Some(&LinkState::Holding) {
                 actions.push(Action::AttachVeth(veth.clone(), direction));
             }
         }

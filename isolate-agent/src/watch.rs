@@ -4,13 +4,14 @@
 //! and a warning says so once.
 
 mod links;
+mod pins;
 mod tree;
 
-use std::{future, time::Duration};
+use std::{future, path::Path, time::Duration};
 
 use tokio::time::{self, Instant};
 
-use self::{links::Links, tree::Tree};
+use self::{links::Links, pins::Pins, tree::Tree};
 use crate::inventory::Scanner;
 
 /// A burst of events is over after this long without one…
@@ -26,6 +27,7 @@ const ECHO: Duration = Duration::from_millis(500);
 pub struct Watch {
     tree: Option<Tree>,
     links: Option<Links>,
+    pins: Option<Pins>,
     pending: bool,
     echo: Option<Instant>,
 }
@@ -38,12 +40,14 @@ enum Event {
     Tree,
     /// A link or a namespace came, went or changed.
     Links,
+    /// A pin was removed.
+    Pins,
 }
 
 impl Watch {
-    /// Watches the cgroup tree of `scanner` and the links of the calling thread's network namespace. Needs a tokio
-    /// runtime with I/O and time.
-    pub fn new(scanner: &Scanner) -> Self {
+    /// Watches the cgroup tree of `scanner`, the links of the calling thread's network namespace, and the folder of pins.
+    /// Needs a tokio runtime with I/O and time.
+    pub fn new(scanner: &Scanner, pins: &Path) -> Self {
         let roots = scanner.hierarchies().roots().map(Into::into).collect();
         let tree = Tree::new(roots).inspect_err(|error| {
             tracing::warn!(%error, "no inotify: new pods are found by the full pass only; look at fs.inotify.max_user_instances");
@@ -51,7 +55,10 @@ impl Watch {
         let links = Links::new().inspect_err(|error| {
             tracing::warn!(%error, "no netlink events: new interfaces are found by the full pass only");
         });
-        Self { tree: tree.ok(), links: links.ok(), pending: false, echo: None }
+        let pins = Pins::new(pins).inspect_err(|error| {
+            tracing::warn!(%error, "no inotify on the pins: what is removed of them is found by the full pass only");
+        });
+        Self { tree: tree.ok(), links: links.ok(), pins: pins.ok(), pending: false, echo: None }
     }
 
     /// Waits until something changed, and until the burst of events that it belongs to is over.
@@ -59,6 +66,10 @@ impl Watch {
     /// Nothing is lost when it is dropped early: the next call goes on where it was. What changes between two calls
     /// is kept by the kernel, so the first of them returns at once.
     pub async fn changed(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            // Folders that were removed are there again after a pass.
+            pins.watch();
+        }
         while !self.pending {
             self.wait(self.echo).await;
         }
@@ -72,6 +83,7 @@ impl Watch {
         let event = tokio::select! {
             event = next(&mut self.tree, Tree::next) => event,
             event = next(&mut self.links, Links::next) => event,
+            event = next(&mut self.pins, Pins::next) => event,
             () = sleep_until(until) => {
                 if self.echo.is_some_and(|echo| echo <= Instant::now()) {
                     self.echo = None;

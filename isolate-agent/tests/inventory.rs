@@ -232,7 +232,7 @@ async fn wakes(watch: &mut Watch, what: &str) {
 fn pods_processes_and_veths_wake() {
     on_a_node(|mut node| async move {
         let old = node.cgroup(&format!("kubepods/pod{}", uid(1)));
-        let mut watch = Watch::new(&node.scanner());
+        let mut watch = Watch::new(&node.scanner(), std::path::Path::new("/nonexistent"));
         settle(&mut watch).await;
 
         let new = node.cgroup(&format!("kubepods/burstable/pod{}", uid(2)));
@@ -256,7 +256,7 @@ fn pods_processes_and_veths_wake() {
 #[test]
 fn a_wake_up_that_was_not_awaited_is_not_lost() {
     on_a_node(|node| async move {
-        let mut watch = Watch::new(&node.scanner());
+        let mut watch = Watch::new(&node.scanner(), std::path::Path::new("/nonexistent"));
         settle(&mut watch).await;
         node.cgroup(&format!("kubepods/pod{}", uid(1)));
         // Dropped in the middle of the burst: it takes the event in, and waits for more.

@@ -28,6 +28,7 @@ mod metrics;
 mod names;
 mod powers;
 mod refused;
+mod repair;
 mod scene;
 mod strangers;
 mod suite;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         powers::trials(),
         full::trials(),
         refused::trials(),
+        repair::trials(),
         bad_input::trials(),
         concurrent::trials(),
         demo::trials(),

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
@@ -16,9 +16,10 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_TCX_EGRESS, BPF_TCX_INGRESS,
 };
 use isolate_common::{DIRECTIONS, Direction, Hook};
+use rustix::process::{Resource, getrlimit};
 
 use super::{
-    EnforceError, netdev,
+    EnforceError, Mended, netdev,
     object::Programs,
     pins,
     sys::{self, Place, Target},
@@ -29,14 +30,20 @@ use crate::{
     plan::{CgroupPlace, NetdevPlace},
 };
 
-/// The folder of pinned links.
+/// Ends the name of a pin that is about to take the place of another.
+const NEXT: &str = "-next";
+
+/// The folder of pinned links, and the links themselves: one whose pin is removed stays attached while it is held.
 #[derive(Debug)]
 pub(super) struct Links {
     folder: PathBuf,
+    held: BTreeMap<(Pin, Direction), OwnedFd>,
+    /// How many are held at most: half of the descriptors that this process may have.
+    most: usize,
 }
 
 /// What a link is pinned for; its name says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Pin {
     Cgroup(CgroupId),
     Veth(IfIndex),
@@ -44,6 +51,23 @@ enum Pin {
 }
 
 impl Pin {
+    const fn hook(self) -> Hook {
+        match self {
+            Self::Cgroup(_) => Hook::Cgroup,
+            Self::Veth(_) => Hook::Veth,
+            Self::Netdev(_) => Hook::Netdev,
+        }
+    }
+
+    /// The slot that it is keyed to.
+    fn slot(self, known: &Observed) -> Option<Slot> {
+        match self {
+            Self::Cgroup(id) => known.cgroup_keys.get(&id).copied(),
+            Self::Veth(ifindex) => known.veth_keys.get(&ifindex).copied(),
+            Self::Netdev(key) => Some(key.slot),
+        }
+    }
+
     /// bpffs allows no dots in names.
     fn name(self, direction: Direction) -> String {
         let direction = direction.name();
@@ -84,34 +108,68 @@ const fn attach_type(hook: Hook, direction: Direction) -> bpf_attach_type {
 }
 
 impl Links {
-    pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: pins::links(folder) }
+    /// Opens the folder, and ends what a crash has left half-way.
+    pub(super) fn open(folder: &Path) -> Result<Self, EnforceError> {
+        let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 2).ok());
+        let links = Self { folder: pins::links(folder), held: BTreeMap::new(), most: most.unwrap_or(usize::MAX) };
+        for path in links.pinned()? {
+            let name = path.file_name().and_then(OsStr::to_str);
+            if let Some((pin, direction)) = name.and_then(|name| name.strip_suffix(NEXT)).and_then(Pin::read) {
+                let named = |source| EnforceError::Pin { step: "rename", path: path.clone(), source };
+                links.replace(pin, direction).map_err(named)?;
+            }
+        }
+        Ok(links)
+    }
+
+    fn pinned(&self) -> Result<Vec<PathBuf>, EnforceError> {
+        let failed = |source| EnforceError::Pin { step: "read", path: self.folder.clone(), source };
+        fs::read_dir(&self.folder).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
+    }
+
+    /// Pins again what is held and has no pin any more.
+    pub(super) fn mend(&mut self, known: &Observed) -> Result<Vec<Mended>, EnforceError> {
+        let mut mended = Vec::new();
+        for ((pin, direction), link) in &self.held {
+            let name = pin.name(*direction);
+            let path = self.folder.join(&name);
+            let failed = |source| EnforceError::Pin { step: "make", path: path.clone(), source };
+            if !path.exists() && sys::link_facts(link.as_fd()).map_err(failed)?.place != Place::Nowhere {
+                sys::obj_pin(link.as_fd(), &path).map_err(failed)?;
+                mended.push(Mended { hook: Some(pin.hook()), slot: pin.slot(known), pin: path });
+            }
+        }
+        Ok(mended)
     }
 
     /// Looks at every pin.
-    pub(super) fn observe(&self, programs: &Programs, observed: &mut Observed) -> Result<(), EnforceError> {
-        let failed = |source| EnforceError::Pin { step: "read", path: self.folder.clone(), source };
-        for entry in fs::read_dir(&self.folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
+    pub(super) fn observe(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
+        let mut held = BTreeMap::new();
+        for path in self.pinned()? {
             let name = path.file_name().and_then(OsStr::to_str);
             let Some((pin, direction)) = name.and_then(Pin::read) else { continue };
-            let state = match state(&path, pin, direction, programs) {
+            let found = sys::obj_get(&path).and_then(|link| Ok((state(link.as_fd(), pin, direction, programs)?, link)));
+            let (state, link) = match found {
                 Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|source| EnforceError::Pin { step: "read", path, source })?,
             };
             note(observed, pin, direction, Some(state));
+            if held.len() < self.most {
+                held.insert((pin, direction), link);
+            }
         }
+        self.held = held;
         Ok(())
     }
 
     pub(super) fn attach_cgroup(
-        &self,
+        &mut self,
         programs: &Programs,
         place: &CgroupPlace,
         direction: Direction,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        let attach = || {
+        let mut attach = || {
             let directory = File::open(&place.path)?;
             if directory.metadata()?.ino() != place.id.0 {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the cgroup was replaced by another"));
@@ -119,7 +177,7 @@ impl Links {
             let target = Target::Cgroup(directory.as_fd());
             let program = programs.cgroup(direction).fd.as_fd();
             let link = sys::link_create(program, target, attach_type(Hook::Cgroup, direction))?;
-            self.pin(&link, Pin::Cgroup(place.id), direction)
+            self.pin(link, Pin::Cgroup(place.id), direction)
         };
         let named =
             |source| EnforceError::Attach { hook: Hook::Cgroup, place: place.path.display().to_string(), source };
@@ -128,23 +186,23 @@ impl Links {
         Ok(())
     }
 
+    /// Puts the program in front of all others, then lets go of the link that was there before.
     pub(super) fn attach_veth(
-        &self,
-        programs: &Programs,
+        &mut self,
+        program: BorrowedFd<'_>,
         veth: &HostVeth,
         direction: Direction,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        let (program, target) = (programs.veth(direction).fd.as_fd(), Target::FirstOn(veth.ifindex.0));
-        sys::link_create(program, target, attach_type(Hook::Veth, direction))
-            .and_then(|link| self.pin(&link, Pin::Veth(veth.ifindex), direction))
+        sys::link_create(program, Target::FirstOn(veth.ifindex.0), attach_type(Hook::Veth, direction))
+            .and_then(|link| self.pin(link, Pin::Veth(veth.ifindex), direction))
             .map_err(|source| EnforceError::Attach { hook: Hook::Veth, place: veth.name.clone(), source })?;
         note(observed, Pin::Veth(veth.ifindex), direction, Some(LinkState::Holding));
         Ok(())
     }
 
     pub(super) fn attach_netdev(
-        &self,
+        &mut self,
         program: &OwnedFd,
         place: &NetdevPlace,
         direction: Direction,
@@ -152,14 +210,14 @@ impl Links {
     ) -> Result<(), EnforceError> {
         let target = Target::FirstOn(place.key.index);
         netdev::within(place, || sys::link_create(program.as_fd(), target, attach_type(Hook::Netdev, direction)))
-            .and_then(|link| self.pin(&link, Pin::Netdev(place.key), direction))
+            .and_then(|link| self.pin(link, Pin::Netdev(place.key), direction))
             .map_err(|source| EnforceError::Attach { hook: Hook::Netdev, place: place.name.clone(), source })?;
         note(observed, Pin::Netdev(place.key), direction, Some(LinkState::Holding));
         Ok(())
     }
 
     pub(super) fn detach_cgroup(
-        &self,
+        &mut self,
         id: CgroupId,
         direction: Direction,
         observed: &mut Observed,
@@ -168,7 +226,7 @@ impl Links {
     }
 
     pub(super) fn detach_veth(
-        &self,
+        &mut self,
         ifindex: IfIndex,
         direction: Direction,
         observed: &mut Observed,
@@ -177,7 +235,7 @@ impl Links {
     }
 
     pub(super) fn detach_netdev(
-        &self,
+        &mut self,
         key: NetdevKey,
         direction: Direction,
         observed: &mut Observed,
@@ -185,23 +243,48 @@ impl Links {
         self.detach(Pin::Netdev(key), direction, observed)
     }
 
-    /// Pins a link that was just attached. A pin of the same name (a defunct link's) goes after that, so that nothing
+    /// Pins a link that was just attached. One that is pinned there already is replaced, and detached after that: nothing
     /// is open in between.
-    fn pin(&self, link: &OwnedFd, pin: Pin, direction: Direction) -> io::Result<()> {
-        let path = self.folder.join(pin.name(direction));
-        unpin(&path)?;
-        sys::obj_pin(link.as_fd(), &path)
+    fn pin(&mut self, link: OwnedFd, pin: Pin, direction: Direction) -> io::Result<()> {
+        let name = pin.name(direction);
+        match sys::obj_pin(link.as_fd(), &self.folder.join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let next = self.folder.join(name + NEXT);
+                unpin(&next)?;
+                sys::obj_pin(link.as_fd(), &next)?;
+                self.replace(pin, direction)?;
+            }
+            other => other?,
+        }
+        if self.held.len() < self.most {
+            self.held.insert((pin, direction), link);
+        }
+        Ok(())
+    }
+
+    /// Gives the next link its name, and detaches the one that had it.
+    fn replace(&self, pin: Pin, direction: Direction) -> io::Result<()> {
+        let name = pin.name(direction);
+        let path = self.folder.join(&name);
+        let old = sys::obj_get(&path);
+        fs::rename(self.folder.join(name + NEXT), &path)?;
+        // A defunct link cannot be detached, and need not be.
+        if let Err(error) = old.and_then(|old| sys::link_detach(old.as_fd())) {
+            tracing::debug!(pin = %path.display(), %error, "the replaced link was not detached by hand");
+        }
+        Ok(())
     }
 
     /// Detaches, then removes the pin. Removing the pin alone does the same, but some time later: the kernel lets go of
     /// a link in a work queue, and until then a released pod would lose packets.
-    fn detach(&self, pin: Pin, direction: Direction, observed: &mut Observed) -> Result<(), EnforceError> {
+    fn detach(&mut self, pin: Pin, direction: Direction, observed: &mut Observed) -> Result<(), EnforceError> {
         let path = self.folder.join(pin.name(direction));
         // A defunct link cannot be detached, and need not be.
         if let Err(error) = sys::obj_get(&path).and_then(|link| sys::link_detach(link.as_fd())) {
             tracing::debug!(pin = %path.display(), %error, "not detached by hand");
         }
         unpin(&path).map_err(|source| EnforceError::Pin { step: "remove", path, source })?;
+        self.held.remove(&(pin, direction));
         note(observed, pin, direction, None);
         Ok(())
     }
@@ -222,30 +305,25 @@ fn note(observed: &mut Observed, pin: Pin, direction: Direction, state: Option<L
     }
 }
 
-fn unpin(path: &Path) -> io::Result<()> {
+pub(super) fn unpin(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-fn state(path: &Path, pin: Pin, direction: Direction, programs: &Programs) -> io::Result<LinkState> {
-    let facts = sys::link_facts(sys::obj_get(path)?.as_fd())?;
-    let holds = match (pin, facts.place) {
-        (Pin::Cgroup(CgroupId(id)), Place::Cgroup(found)) => {
-            id == found && facts.program == programs.cgroup(direction).id
-        }
-        (Pin::Veth(IfIndex(index)), Place::Interface(found)) => {
-            return if index == found && facts.program == programs.veth(direction).id {
-                chain_state(index, facts.program, direction)
-            } else {
-                Ok(LinkState::Defunct)
-            };
-        }
-        (Pin::Netdev(key), Place::Interface(found)) => key.index == found,
+fn state(link: BorrowedFd<'_>, pin: Pin, direction: Direction, programs: &mut Programs) -> io::Result<LinkState> {
+    let facts = sys::link_facts(link)?;
+    let attached = match (pin, facts.place) {
+        (Pin::Cgroup(CgroupId(id)), Place::Cgroup(found)) => id == found,
+        (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found)) => index == found,
         _ => false,
     };
-    Ok(if holds { LinkState::Holding } else { LinkState::Defunct })
+    match pin {
+        _ if !attached || !programs.are_ours(facts.program) => Ok(LinkState::Defunct),
+        Pin::Veth(IfIndex(index)) => chain_state(index, facts.program, direction),
+        Pin::Cgroup(_) | Pin::Netdev(_) => Ok(LinkState::Holding),
+    }
 }
 
 fn chain_state(ifindex: u32, program: u32, direction: Direction) -> io::Result<LinkState> {

@@ -1,6 +1,9 @@
 //! The pinned maps: opened with a look at their definition, written one entry at a time, read whole.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Pod,
@@ -9,7 +12,7 @@ use aya::{
 };
 use isolate_common::{KernelError, Policy, SlotCounters, names};
 
-use super::{EnforceError, pins};
+use super::{EnforceError, Mended, pins};
 use crate::{
     inventory::{CgroupId, IfIndex},
     observed::{Observed, Slot},
@@ -23,16 +26,25 @@ pub(super) struct Maps {
     policy: Array<MapData, Policy>,
     counters: PerCpuArray<MapData, SlotCounters>,
     errors: PerCpuArray<MapData, u64>,
-    ids: Vec<u32>,
+    pinned: Vec<PinnedMap>,
+}
+
+/// A map as it is pinned.
+struct PinnedMap {
+    name: &'static str,
+    id: u32,
+    fd: OwnedFd,
 }
 
 impl Maps {
     /// Opens the pins. Errors when one has another definition than this agent's: nothing is written then.
     pub(super) fn open(folder: &Path) -> Result<Self, EnforceError> {
-        let mut ids = Vec::new();
+        let mut pinned = Vec::new();
         let mut open = |name, kind, key, value| {
             let (data, id) = open_map(folder, name, kind, key, value)?;
-            ids.push(id);
+            let fd = data.fd().as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|source| EnforceError::Pin { step: "open", path: pins::map(folder, name), source })?;
+            pinned.push(PinnedMap { name, id, fd });
             Ok::<_, EnforceError>(data)
         };
         let (word, slot) = (size_of::<u32>(), size_of::<Slot>());
@@ -50,13 +62,32 @@ impl Maps {
             policy: typed(names::POLICY, policy)?,
             counters: typed(names::COUNTERS, counters)?,
             errors: typed(names::ERRORS, errors)?,
-            ids,
+            pinned,
         })
     }
 
-    /// Ids of the maps, to compare with those that a program uses.
-    pub(super) fn ids(&self) -> &[u32] {
-        &self.ids
+    /// Whether the map with this id is one of ours.
+    pub(super) fn has(&self, id: u32) -> bool {
+        self.pinned.iter().any(|map| map.id == id)
+    }
+
+    /// Id of the policy map, by which a program is known as ours.
+    pub(super) fn policy_id(&self) -> u32 {
+        self.pinned.iter().find(|map| map.name == names::POLICY).expect("all are opened together").id
+    }
+
+    /// The maps that have no pin any more, or whose pin leads to another map.
+    pub(super) fn unpinned(&self, folder: &Path) -> impl Iterator<Item = (PathBuf, BorrowedFd<'_>)> {
+        let lost = |path: &PathBuf, id: u32| !MapInfo::from_pin(path).is_ok_and(|info| info.id() == id);
+        self.pinned.iter().filter_map(move |map| {
+            let path = pins::map(folder, map.name);
+            lost(&path, map.id).then(|| (path, map.fd.as_fd()))
+        })
+    }
+
+    /// Pins again what has no pin any more.
+    pub(super) fn mend(&self, folder: &Path) -> Result<Vec<Mended>, EnforceError> {
+        self.unpinned(folder).map(|(path, fd)| pins::again(fd, path)).collect()
     }
 
     /// Reads every map but the counters.
@@ -206,6 +237,6 @@ fn open_map(
 
 impl std::fmt::Debug for Maps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Maps").field("ids", &self.ids).finish_non_exhaustive()
+        f.debug_struct("Maps").field("policy", &self.policy_id()).finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 //! Everything that enforces lives in pins below one folder on bpffs and needs no process:
 //! `<bpffs>/v<layout>/maps/<name>`, `…/programs/<name>`, `…/links/<hook>-<place>-<direction>`.
 
+mod copies;
 mod links;
 mod log;
 mod maps;
@@ -14,6 +15,7 @@ mod sys;
 use std::{
     fs::File,
     io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -22,8 +24,9 @@ use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 pub use self::log::KernelLog;
-use self::{links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
+use self::{copies::VethCopies, links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
 use crate::{
+    inventory::HostVeth,
     observed::{Observed, Slot},
     plan::Action,
     settings::Settings,
@@ -109,14 +112,28 @@ pub enum EnforceError {
     },
 }
 
+/// A pin that was removed under the agent and that it has made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The hook, if it is a link's. It has held all the time.
+    pub hook: Option<Hook>,
+    /// The slot that the link cuts, if any.
+    pub slot: Option<Slot>,
+    /// The pin.
+    pub pin: PathBuf,
+}
+
 /// The kernel's side of all isolations.
 #[derive(Debug)]
 pub struct Enforcer {
+    bpffs: PathBuf,
+    folder: PathBuf,
     maps: Maps,
     programs: Programs,
+    copies: VethCopies,
     netdev: NetdevPrograms,
     links: Links,
-    _claim: File,
+    claim: File,
 }
 
 impl Enforcer {
@@ -129,13 +146,34 @@ impl Enforcer {
         }
         let maps = Maps::open(&folder)?;
         let programs = Programs::open(&folder, &maps)?;
-        Ok(Self { maps, programs, netdev: NetdevPrograms::new(&folder), links: Links::new(&folder), _claim: claim })
+        let (copies, netdev) = (VethCopies::new(&folder), NetdevPrograms::new(&folder));
+        let links = Links::open(&folder)?;
+        Ok(Self { bpffs: settings.bpffs.clone(), folder, maps, programs, copies, netdev, links, claim })
+    }
+
+    /// The folder of the pins.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes again what was removed of the pins while this process held what they led to: nothing of it has let go.
+    /// `known` says what a link cuts.
+    pub fn mend(&mut self, known: &Observed) -> Result<Vec<Mended>, EnforceError> {
+        pins::folder(&self.bpffs)?;
+        if !is_same(&self.claim, &self.bpffs) {
+            self.claim = claim(&self.bpffs)?;
+        }
+        pins::make_folders(&self.folder)?;
+        let mut mended = self.maps.mend(&self.folder)?;
+        mended.extend(self.programs.mend(&self.folder)?);
+        mended.extend(self.links.mend(known)?);
+        Ok(mended)
     }
 
     /// What the kernel holds of ours.
-    pub fn observe(&self) -> Result<Observed, EnforceError> {
+    pub fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = self.maps.observe()?;
-        self.links.observe(&self.programs, &mut observed)?;
+        self.links.observe(&mut self.programs, &mut observed)?;
         Ok(observed)
     }
 
@@ -149,9 +187,9 @@ impl Enforcer {
             Action::AttachCgroup(place, direction) => {
                 self.links.attach_cgroup(&self.programs, place, *direction, observed)
             }
-            Action::AttachVeth(veth, direction) => self.links.attach_veth(&self.programs, veth, *direction, observed),
+            Action::AttachVeth(veth, direction) => self.attach_veth(veth, *direction, observed),
             Action::AttachNetdev(place, direction) => {
-                let program = self.netdev.of(place.key.slot, *direction)?;
+                let program = self.netdev.of(&self.maps, place.key.slot, *direction)?;
                 self.links.attach_netdev(program, place, *direction, observed)
             }
             Action::DetachNetdev(key, direction) => self.links.detach_netdev(*key, *direction, observed),
@@ -161,6 +199,28 @@ impl Enforcer {
             Action::DropVethKey(ifindex) => self.maps.drop_veth_key(*ifindex, observed),
             Action::Vacate(slot) => self.maps.vacate(*slot, observed),
         }
+    }
+
+    /// tcx refuses a program that is in the chain already (`bpf_mprog_attach`, kernel/bpf/mprog.c): a displaced one is put in
+    /// front as a copy.
+    fn attach_veth(
+        &mut self,
+        veth: &HostVeth,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let pinned = self.programs.veth(direction).fd.as_fd();
+        let mut attached = self.links.attach_veth(pinned, veth, direction, observed);
+        for fresh in [false, true] {
+            match &attached {
+                Err(EnforceError::Attach { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                    let copy = self.copies.of(&self.maps, direction, fresh)?;
+                    attached = self.links.attach_veth(copy.as_fd(), veth, direction, observed);
+                }
+                _ => break,
+            }
+        }
+        attached
     }
 
     /// What one slot's programs dropped, over all CPUs.
@@ -194,6 +254,12 @@ fn claim(bpffs: &Path) -> Result<File, EnforceError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(EnforceError::Busy { path: bpffs.to_owned() }),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// Whether the open folder is the one that the path leads to now.
+fn is_same(folder: &File, path: &Path) -> bool {
+    let identity = |data: &std::fs::Metadata| (data.dev(), data.ino());
+    matches!((folder.metadata(), path.metadata()), (Ok(open), Ok(named)) if identity(&open) == identity(&named))
 }
 
 #[cfg(test)]

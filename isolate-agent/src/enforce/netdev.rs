@@ -11,11 +11,10 @@ use std::{
     thread,
 };
 
-use aya::programs::SchedClassifier;
 use isolate_common::{Direction, names};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{EnforceError, object, pins};
+use super::{EnforceError, maps::Maps, object};
 use crate::{observed::Slot, plan::NetdevPlace};
 
 /// The netdev programs of the slot that was last attached for: a pod's interfaces come one after the other.
@@ -31,31 +30,13 @@ impl NetdevPrograms {
     }
 
     /// The program for a slot and direction, loaded if it is not the one of last time.
-    pub(super) fn of(&mut self, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
+    pub(super) fn of(&mut self, maps: &Maps, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != slot) {
-            self.last = Some((slot, self.load(slot)?));
+            let programs = object::copies(&self.folder, maps, slot, [names::NETDEV_IN, names::NETDEV_OUT])?;
+            self.last = Some((slot, programs));
         }
         let (_, programs) = self.last.as_ref().expect("it was set above");
         Ok(&programs[direction as usize])
-    }
-
-    fn load(&self, slot: Slot) -> Result<[OwnedFd; 2], EnforceError> {
-        let pins: Vec<(&str, PathBuf)> =
-            names::MAPS.iter().map(|name| (*name, pins::map(&self.folder, name))).collect();
-        let mut loader = object::loader();
-        loader.override_global(names::NETDEV_SLOT, &slot.0, true);
-        for (name, pin) in &pins {
-            loader.map_pin_path(name, pin.as_path());
-        }
-        let mut object = object::load(&mut loader)?;
-        let mut program = |name: &str| {
-            let program = object.program_mut(name).ok_or_else(|| object::load_error(format!("no program {name}")))?;
-            let program: &mut SchedClassifier = program.try_into().map_err(object::load_error)?;
-            program.load().map_err(object::load_error)?;
-            let fd = program.fd().map_err(object::load_error)?;
-            fd.as_fd().try_clone_to_owned().map_err(object::load_error)
-        };
-        Ok([program(names::NETDEV_IN)?, program(names::NETDEV_OUT)?])
     }
 }
 

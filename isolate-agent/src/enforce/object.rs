@@ -2,10 +2,11 @@
 //! all else that a command does).
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -15,7 +16,8 @@ use aya::{
 };
 use isolate_common::{Direction, KernelError, names};
 
-use super::{EnforceError, maps::Maps, pins};
+use super::{EnforceError, Mended, maps::Maps, pins, sys};
+use crate::observed::Slot;
 
 /// The compiled isolate-ebpf; empty in a build that did not have it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/isolate-ebpf"));
@@ -30,7 +32,7 @@ const PINNED: [&str; 4] = [names::CGROUP_IN, names::CGROUP_OUT, names::VETH_IN, 
 pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceError> {
     // Slot 0 is never given out.
     let slots = max_isolated + 1;
-    let mut loader = loader();
+    let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(names::CGROUP, max_isolated)
         .map_max_entries(names::IFINDEX, max_isolated.saturating_mul(VETHS_PER_POD))
@@ -42,41 +44,66 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
     // Pins are made in a folder beside the final one, which then takes its name: a crash leaves no half of them.
     let draft = folder.with_file_name("draft");
     discard(&draft)?;
-    for part in ["maps", "programs", "links"] {
-        let path = draft.join(part);
-        fs::create_dir_all(&path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
-    }
+    pins::make_folders(&draft)?;
     for name in names::MAPS {
         let map = object.map(name).ok_or_else(|| load_error(format!("the object has no map {name}")))?;
         map.pin(pins::map(&draft, name)).map_err(load_error)?;
     }
     // The netdev programs are loaded for one pod each.
-    for (name, program) in object.programs_mut().filter(|(name, _)| PINNED.contains(name)) {
-        match program {
-            Program::SchedClassifier(classifier) => classifier.load(),
-            Program::CgroupSkb(filter) => filter.load(),
-            _ => return Err(load_error(format!("the object has a program {name} of another type"))),
-        }
-        .map_err(load_error)?;
-        program.pin(pins::program(&draft, name)).map_err(load_error)?;
+    for name in PINNED {
+        let path = pins::program(&draft, name);
+        let program = load_program(&mut object, name)?;
+        sys::obj_pin(program.as_fd(), &path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
     }
     fs::rename(&draft, folder).map_err(|source| EnforceError::Pin { step: "make", path: folder.to_owned(), source })
 }
 
-/// A loader of the object, for its caller to set sizes and constants.
-pub(super) fn loader<'a>() -> EbpfLoader<'a> {
-    EbpfLoader::new()
+/// Loads copies of programs, with the pinned maps; those of the netdev hook for the pod in `slot`.
+pub(super) fn copies<const N: usize>(
+    folder: &Path,
+    maps: &Maps,
+    slot: Slot,
+    names: [&str; N],
+) -> Result<[OwnedFd; N], EnforceError> {
+    let pins: Vec<(&str, PathBuf)> = names::MAPS.iter().map(|name| (*name, pins::map(folder, name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global(names::NETDEV_SLOT, &slot.0, true);
+    for (name, pin) in &pins {
+        loader.map_pin_path(name, pin.as_path());
+    }
+    let mut object = load(&mut loader)?;
+    let mut copies = Vec::with_capacity(N);
+    for name in names {
+        copies.push(load_program(&mut object, name)?);
+    }
+    // aya makes and pins a new map where it finds no pin: such a copy would know of no isolation.
+    match maps.unpinned(folder).next() {
+        Some((path, _)) => Err(load_error(format!("{} was removed a moment ago", path.display()))),
+        None => Ok(copies.try_into().expect("one for each name")),
+    }
+}
+
+fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, EnforceError> {
+    let program = object.program_mut(name).ok_or_else(|| load_error(format!("the object has no program {name}")))?;
+    match program {
+        Program::SchedClassifier(classifier) => classifier.load(),
+        Program::CgroupSkb(filter) => filter.load(),
+        _ => return Err(load_error(format!("the object has a program {name} of another type"))),
+    }
+    .map_err(load_error)?;
+    let fd = program.fd().map_err(load_error)?;
+    fd.as_fd().try_clone_to_owned().map_err(load_error)
 }
 
 /// Parses the object and makes or opens its maps; loads no program yet.
-pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, EnforceError> {
+fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, EnforceError> {
     if OBJECT.is_empty() {
         return Err(EnforceError::NoObject);
     }
     loader.load(OBJECT).map_err(load_error)
 }
 
-pub(super) fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
+fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
     EnforceError::Load { source: error.into() }
 }
 
@@ -95,11 +122,15 @@ pub(super) struct Programs {
     /// By direction, as all of these.
     cgroup: [PinnedProgram; 2],
     veth: [PinnedProgram; 2],
+    policy_map: u32,
+    /// Ids of programs that use our policy map: the pinned ones and copies of them.
+    ours: BTreeSet<u32>,
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct PinnedProgram {
+    name: &'static str,
     pub(super) fd: OwnedFd,
     pub(super) id: u32,
 }
@@ -111,6 +142,8 @@ impl Programs {
         Ok(Self {
             cgroup: [open(names::CGROUP_IN)?, open(names::CGROUP_OUT)?],
             veth: [open(names::VETH_IN)?, open(names::VETH_OUT)?],
+            policy_map: maps.policy_id(),
+            ours: BTreeSet::new(),
         })
     }
 
@@ -123,6 +156,34 @@ impl Programs {
     pub(super) const fn veth(&self, direction: Direction) -> &PinnedProgram {
         &self.veth[direction as usize]
     }
+
+    /// Whether a loaded program decides by our policies. Ids are not given out twice.
+    pub(super) fn are_ours(&mut self, id: u32) -> bool {
+        let uses_ours = || {
+            let program = sys::program_by_id(id).ok()?;
+            Some(sys::program_facts(program.as_fd()).ok()?.maps.contains(&self.policy_map))
+        };
+        if self.ours.contains(&id) {
+            return true;
+        }
+        let ours = uses_ours().unwrap_or(false);
+        if ours {
+            self.ours.insert(id);
+        }
+        ours
+    }
+
+    /// Pins again what has no pin any more.
+    pub(super) fn mend(&self, folder: &Path) -> Result<Vec<Mended>, EnforceError> {
+        let mut mended = Vec::new();
+        for program in self.cgroup.iter().chain(&self.veth) {
+            let path = pins::program(folder, program.name);
+            if !ProgramInfo::from_pin(&path).is_ok_and(|info| info.id() == program.id) {
+                mended.push(pins::again(program.fd.as_fd(), path)?);
+            }
+        }
+        Ok(mended)
+    }
 }
 
 /// Whether a map is that of the object's constants, of which each load makes its own.
@@ -131,18 +192,16 @@ fn holds_constants(id: u32) -> bool {
 }
 
 impl PinnedProgram {
-    fn open(folder: &Path, name: &str, maps: &Maps) -> Result<Self, EnforceError> {
+    fn open(folder: &Path, name: &'static str, maps: &Maps) -> Result<Self, EnforceError> {
         let path = pins::program(folder, name);
         let foreign = |why: String| EnforceError::Foreign { what: "program", path: path.clone(), why };
-        let info = ProgramInfo::from_pin(&path).map_err(|error| foreign(error.to_string()))?;
-        let used = info.map_ids().map_err(|error| foreign(error.to_string()))?.unwrap_or_default();
-        if let Some(stranger) = used.iter().find(|id| !maps.ids().contains(id) && !holds_constants(**id)) {
+        let fd = sys::obj_get(&path).map_err(|error| foreign(error.to_string()))?;
+        let facts = sys::program_facts(fd.as_fd()).map_err(|error| foreign(error.to_string()))?;
+        if let Some(stranger) = facts.maps.iter().find(|id| !maps.has(**id) && !holds_constants(**id)) {
             return Err(foreign(format!(
                 "it uses the map with id {stranger}, which is none of those pinned beside it"
             )));
         }
-        let fd = info.fd().map_err(|error| foreign(error.to_string()))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|error| foreign(error.to_string()))?;
-        Ok(Self { fd, id: info.id() })
+        Ok(Self { name, fd, id: facts.id })
     }
 }

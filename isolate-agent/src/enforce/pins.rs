@@ -2,18 +2,22 @@
 
 use std::{
     fs, io,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
 use isolate_common::LAYOUT_VERSION;
 use rustix::{fs::statfs, mount};
 
-use super::EnforceError;
+use super::{EnforceError, Mended, links::unpin, sys};
 
 /// Where systemd and every distribution mount the BPF file system.
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// What is in the folder of pins.
+const PARTS: [&str; 3] = ["maps", "programs", "links"];
 
 /// The folder of this layout's pins below `bpffs`, on a BPF file system, which is mounted if there is none.
 ///
@@ -49,6 +53,23 @@ pub(super) fn program(folder: &Path, name: &str) -> PathBuf {
 /// The folder of the links' pins.
 pub(super) fn links(folder: &Path) -> PathBuf {
     folder.join("links")
+}
+
+/// Makes the folders that are missing.
+pub(super) fn make_folders(folder: &Path) -> Result<(), EnforceError> {
+    for part in PARTS {
+        let path = folder.join(part);
+        fs::create_dir_all(&path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
+    }
+    Ok(())
+}
+
+/// Pins what was pinned there before; whatever is there now gives way.
+pub(super) fn again(object: BorrowedFd<'_>, path: PathBuf) -> Result<Mended, EnforceError> {
+    match unpin(&path).and_then(|()| sys::obj_pin(object, &path)) {
+        Ok(()) => Ok(Mended { hook: None, slot: None, pin: path }),
+        Err(source) => Err(EnforceError::Pin { step: "make", path, source }),
+    }
 }
 
 /// The path itself or its closest ancestor that exists.

@@ -12,7 +12,9 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
+};
 
 /// Where a link is to be attached.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +144,40 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
         Place::Nowhere
     };
     Ok(LinkFacts { program: info.prog_id, place })
+}
+
+/// What a program says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramFacts {
+    /// Its id; no other program ever gets it.
+    pub(super) id: u32,
+    /// Ids of the maps that it uses.
+    pub(super) maps: Vec<u32>,
+}
+
+/// `BPF_PROG_GET_FD_BY_ID`: opens a loaded program (needs `CAP_SYS_ADMIN`).
+pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    new_fd(bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?)
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` on a program.
+pub(super) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
+    /// More than any program of ours uses.
+    const MOST_MAPS: usize = 64;
+    let mut maps = [0_u32; MOST_MAPS];
+    // SAFETY: plain integers; the kernel overwrites what it knows of.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.map_ids = maps.as_mut_ptr() as u64;
+    info.nr_map_ids = u32::try_from(MOST_MAPS).expect("a handful");
+    let mut attr = zeroed();
+    attr.info.bpf_fd = as_fd_field(program.as_raw_fd());
+    attr.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).expect("some hundred bytes");
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let used = usize::try_from(info.nr_map_ids).map_err(io::Error::other)?.min(MOST_MAPS);
+    Ok(ProgramFacts { id: info.id, maps: maps[..used].to_vec() })
 }
 
 /// `BPF_PROG_QUERY` on a tcx hook: ids of the programs there, in the order in which they run (the first 64).

@@ -41,6 +41,8 @@ pub enum Family {
     EnforcementDuration,
     /// Hooks that had to be put back.
     HookRepairs,
+    /// What else had to be put back.
+    StateRepairs,
     /// Passes of the loop.
     ReconcilePasses,
     /// Those that failed.
@@ -95,7 +97,7 @@ const NO_ALERT: &str = "-";
 
 impl Family {
     /// All families, in the order in which they are shown.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::IsolatedPods,
         Self::PodCoverage,
         Self::IsolationStart,
@@ -109,6 +111,7 @@ impl Family {
         Self::KernelErrors,
         Self::EnforcementDuration,
         Self::HookRepairs,
+        Self::StateRepairs,
         Self::ReconcilePasses,
         Self::ReconcileFailures,
         Self::ReconcileDuration,
@@ -183,8 +186,14 @@ impl Family {
             Self::HookRepairs => counter(
                 "hook_repairs",
                 &[HOOK],
-                "Hooks that did not hold any more and were put back.",
+                "Hooks that did not hold any more, or lost their pin, and were put back.",
                 "rises: someone detaches or displaces our programs",
+            ),
+            Self::StateRepairs => counter(
+                "state_repairs",
+                &["what"],
+                "Entries of our maps that were changed by somebody else, and pins of maps and programs that were removed, put back.",
+                "rises: someone tampers with our maps or pins",
             ),
             Self::ReconcilePasses => {
                 counter("reconcile_passes", &[], "Passes of the reconcile loop, failed ones too.", NO_ALERT)

@@ -84,6 +84,10 @@ impl Scrape {
             }),
             Family::EnforcementDuration => fed.enforcement.encode(to.metric),
             Family::HookRepairs => each(&HOOKS, |&hook| to.counter([hook.name()], fed.repairs[hook as usize].get())),
+            Family::StateRepairs => {
+                to.counter(["entry"], fed.entry_repairs.get())?;
+                to.counter(["pin"], fed.pin_repairs.get())
+            }
             Family::ReconcilePasses => fed.passes.encode(to.metric),
             Family::ReconcileFailures => fed.failures.encode(to.metric),
             Family::ReconcileDuration => fed.pass_duration.encode(to.metric),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use isolate_common::{DIRECTIONS, KernelError};
+use isolate_common::{DIRECTIONS, Hook, KernelError};
 use jiff::Timestamp;
 
 use super::*;
@@ -156,7 +156,8 @@ fn what_the_loop_feeds_is_told() {
     metrics.pass_finished(Duration::from_millis(3), &Ok::<(), ()>(()));
     metrics.clone().pass_finished(Duration::from_secs(2), &Err::<(), _>("a link is gone"));
     metrics.enforced(Duration::from_micros(60));
-    metrics.repaired(Hook::Veth);
+    metrics.repaired(Repaired::Hook(Hook::Veth));
+    metrics.repaired(Repaired::Pin);
     socket.refused_peers.inc();
     let text = metrics.encode(mk_status(0));
     has(&text, "isolate_reconcile_passes_total 2");
@@ -167,6 +168,8 @@ fn what_the_loop_feeds_is_told() {
     has(&text, "isolate_enforcement_duration_seconds_bucket{le=\"0.0001\"} 1");
     has(&text, "isolate_hook_repairs_total{hook=\"veth\"} 1");
     has(&text, "isolate_hook_repairs_total{hook=\"cgroup\"} 0");
+    has(&text, "isolate_state_repairs_total{what=\"pin\"} 1");
+    has(&text, "isolate_state_repairs_total{what=\"entry\"} 0");
     has(&text, "isolate_denied_peers_total 1");
     assert!(text.contains("\nisolate_reconcile_last_pass_seconds 1"), "{text}");
 }

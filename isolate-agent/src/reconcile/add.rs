@@ -64,6 +64,7 @@ impl Engine {
         let errors = self.look_again(&uids).await;
         // What waits there was planned when these pods were healthy: it may detach from one that is isolated now.
         self.to_arm = self.view().arm().into();
+        self.known = self.observed.clone();
 
         let mut results = Vec::new();
         for one in resolved {

@@ -6,19 +6,21 @@ mod add;
 mod direct;
 mod expire;
 mod remove;
+mod repair;
 mod resolve;
 mod snapshot;
+mod undone;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
-use isolate_common::Hook;
 use jiff::Timestamp;
 use thiserror::Error;
 
-pub use self::direct::Direct;
+use self::repair::Before;
+pub use self::{direct::Direct, repair::Repaired};
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer, KernelLog},
@@ -76,6 +78,12 @@ pub struct Engine {
     unread: bool,
     inventory: Inventory,
     observed: Observed,
+    /// The same after the last change of ours: what is missing later was undone by somebody else.
+    known: Observed,
+    /// What was put back and not yet told.
+    repairs: Vec<Repaired>,
+    /// The same in words, for a while.
+    told: Vec<(Instant, String)>,
     /// Slow changes that are not urgent: between two of them, requests are answered.
     to_arm: VecDeque<Action>,
     /// Interfaces that the kernel would not let us attach to, since the last pass.
@@ -97,7 +105,7 @@ impl Engine {
             warnings.push(error.to_string());
             Desired::new()
         });
-        let enforcer = Enforcer::open(settings)?;
+        let mut enforcer = Enforcer::open(settings)?;
         let observed = enforcer.observe()?;
         let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
         let inventory = scanner.scan(desired.keys().copied()).await?;
@@ -110,7 +118,10 @@ impl Engine {
             desired,
             unread,
             inventory,
+            known: observed.clone(),
             observed,
+            repairs: Vec::new(),
+            told: Vec::new(),
             to_arm: VecDeque::new(),
             unattachable: BTreeMap::new(),
             warnings,
@@ -147,11 +158,12 @@ impl Engine {
     }
 
     /// Makes the kernel agree with what is desired on the node as `scanned`, as far as it is urgent; what is not is left for [`Self::arm_next`].
-    /// Returns the hooks that had to be attached to pods that were isolated before: a new sandbox, or a repair.
-    pub fn pass(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<Vec<Hook>, PassError> {
+    pub fn pass(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<(), PassError> {
         self.warnings.clear();
         let read = self.read_records();
-        let outcome = self.enforce_all(scanned).and_then(|attached| read.map(|()| attached).map_err(PassError::from));
+        let mended = self.mend();
+        let outcome = self.enforce_all(scanned).and_then(|()| read.map_err(PassError::from));
+        let outcome = outcome.and_then(|()| mended.map_err(PassError::from));
         // Not over records that were never read.
         if !self.unread {
             self.save_unsaved();
@@ -163,27 +175,35 @@ impl Engine {
         outcome
     }
 
-    fn enforce_all(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<Vec<Hook>, PassError> {
+    fn enforce_all(&mut self, scanned: Result<Inventory, InventoryError>) -> Result<(), PassError> {
         self.observed = self.enforcer.observe()?;
-        self.know(scanned?);
+        let found = self.observed.clone();
+        let inventory = self.know(scanned?);
         self.unattachable.clear();
         let plan = self.view().plan();
         for uid in &plan.no_slot {
             self.warnings.push(no_slot(uid, self.observed.capacity));
         }
-        let errors = self.apply(&plan.enforce);
-        self.to_arm = plan.arm.into();
-        if errors.is_empty() {
-            Ok(plan.enforce.iter().filter_map(attached).collect())
-        } else {
-            Err(PassError::Apply(errors))
+        let failed = self.apply_each(&plan.enforce);
+        let before = Before { known: &self.known, found: &found, inventories: [&inventory, &self.inventory] };
+        let undone = plan.enforce.iter().filter_map(|action| Some((action, before.repair(action)?)));
+        for (action, repair) in undone.collect::<Vec<_>>() {
+            if failed.iter().any(|(failed, _)| *failed == action) {
+                self.lost(&repair);
+            } else {
+                self.repaired(&repair);
+            }
         }
+        let errors: Vec<EnforceError> = failed.into_iter().map(|(_, error)| error).collect();
+        self.known = self.observed.clone();
+        self.to_arm = plan.arm.into();
+        if errors.is_empty() { Ok(()) } else { Err(PassError::Apply(errors)) }
     }
 
-    /// Takes in what a scan saw, and what it could not see any more.
-    fn know(&mut self, mut seen: Inventory) {
+    /// Takes in what a scan saw, and what it could not see any more; gives what was known before.
+    fn know(&mut self, mut seen: Inventory) -> Inventory {
         remember(&self.inventory, &mut seen, &self.observed);
-        self.inventory = seen;
+        std::mem::replace(&mut self.inventory, seen)
     }
 
     /// A look at the node, for [`Self::pass`]; it needs the engine no more once it has begun. Tells when it began.
@@ -197,7 +217,7 @@ impl Engine {
 
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
     pub fn watch(&self) -> Watch {
-        Watch::new(&self.scanner)
+        Watch::new(&self.scanner, self.enforcer.folder())
     }
 
     /// What the programs in the kernel say about their errors.
@@ -213,7 +233,14 @@ impl Engine {
     /// Carries out one change that is not urgent. Blocks for up to some 10 ms: a tcx attach waits for RCU.
     pub fn arm_next(&mut self) {
         let Some(action) = self.to_arm.pop_front() else { return };
-        let Err(error) = self.enforcer.apply(&action, &mut self.observed) else { return };
+        let inventories = [&self.inventory, &self.inventory];
+        let repair = Before { known: &self.known, found: &self.observed, inventories }.repair(&action);
+        let Err(error) = self.enforcer.apply(&action, &mut self.observed) else {
+            if let Some(repair) = repair {
+                self.repaired(&repair);
+            }
+            return;
+        };
         match &action {
             Action::AttachVeth(veth, _) => {
                 tracing::debug!(veth = veth.name, %error, "cannot arm");
@@ -229,7 +256,12 @@ impl Engine {
 
     /// Carries out all of them, whatever becomes of each.
     fn apply(&mut self, actions: &[Action]) -> Vec<EnforceError> {
-        let mut errors = Vec::new();
+        self.apply_each(actions).into_iter().map(|(_, error)| error).collect()
+    }
+
+    /// The same; says which failed.
+    fn apply_each<'a>(&mut self, actions: &'a [Action]) -> Vec<(&'a Action, EnforceError)> {
+        let mut failed = Vec::new();
         for action in actions {
             tracing::debug!(?action, "apply");
             if let Err(error) = self.enforcer.apply(action, &mut self.observed) {
@@ -237,10 +269,10 @@ impl Engine {
                 if let Action::AttachVeth(veth, _) = action {
                     self.unattachable.insert(veth.ifindex, error.to_string());
                 }
-                errors.push(error);
+                failed.push((action, error));
             }
         }
-        errors
+        failed
     }
 
     /// Reads the records where the start could not. What was asked for since and is on disk stands.
@@ -304,15 +336,6 @@ fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
         if pod.powers.is_none() {
             pod.powers = before.pods.get(uid).and_then(|pod| pod.powers.clone());
         }
-    }
-}
-
-const fn attached(action: &Action) -> Option<Hook> {
-    match action {
-        Action::AttachCgroup(..) => Some(Hook::Cgroup),
-        Action::AttachVeth(..) => Some(Hook::Veth),
-        Action::AttachNetdev(..) => Some(Hook::Netdev),
-        _ => None,
     }
 }
 

@@ -29,7 +29,7 @@ impl Engine {
             return;
         }
         match self.look_at_node().await.1 {
-            Ok(inventory) => self.know(inventory),
+            Ok(inventory) => drop(self.know(inventory)),
             Err(error) => self.warnings.push(error.to_string()),
         }
     }

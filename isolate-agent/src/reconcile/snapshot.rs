@@ -25,6 +25,7 @@ impl Engine {
     /// The node as it was last looked at, with counters read now.
     pub fn status(&self) -> Status {
         let mut warnings = self.warnings.clone();
+        warnings.extend(self.told());
         let errors = self.enforcer.kernel_errors().unwrap_or_else(|error| {
             warnings.push(error.to_string());
             Vec::new()
