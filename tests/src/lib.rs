@@ -18,6 +18,7 @@ pub mod channel;
 pub mod feature;
 pub mod flood;
 pub mod frame;
+pub mod guard;
 pub mod launch;
 pub mod name;
 pub mod netdev;

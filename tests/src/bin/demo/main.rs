@@ -4,24 +4,16 @@
 #![expect(clippy::print_stdout, reason = "the demo speaks on stdout")]
 #![expect(clippy::panic, reason = "a demo that cannot go on ends with a message, and the guard clears up")]
 
-mod guard;
 mod screen;
 mod story;
 mod town;
 mod traffic;
 mod web;
 
-use std::{env, process::ExitCode};
+use std::process::ExitCode;
 
-/// The argument by which the guard starts the story.
-const STORY: &str = "story";
+use isolate_tests::guard;
 
 fn main() -> ExitCode {
-    if env::args_os().nth(1).is_some_and(|argument| argument == STORY) {
-        return story::tell();
-    }
-    guard::watch().unwrap_or_else(|error| {
-        eprintln!("demo: {error}");
-        ExitCode::FAILURE
-    })
+    if guard::is_story() { story::tell() } else { guard::watch("demo") }
 }
