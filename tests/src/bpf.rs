@@ -3,12 +3,8 @@
 //! Reads only, and knows none of the agent's code.
 
 use std::{
-    ffi::CString,
-    fs, io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -17,7 +13,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs},
 };
 
-use crate::netns::Netns;
+use crate::{netns::Netns, program};
 
 /// A BPF object, by the id that the kernel gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +54,29 @@ pub fn tcx_chain(netns: &Netns, device: &str, direction: TcAttachType) -> Vec<St
     programs.iter().map(|program| program.name_as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// The program of a pinned link.
+pub fn program_of_link(pin: &Path) -> OwnedFd {
+    let link = program::open_pin(pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
+    let wanted = field(&fdinfo(&link), "prog_id:").expect("a link's fdinfo names its program");
+    let program = loaded_programs().flatten().find(|program| program.id() == wanted).expect("the link holds it");
+    let fd = program.fd().expect("root may open a program");
+    fd.as_fd().try_clone_to_owned().expect("a descriptor can be copied")
+}
+
+fn fdinfo(fd: &OwnedFd) -> String {
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default()
+}
+
+fn field(info: &str, name: &str) -> Option<u32> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
 /// What a pin leads to; the kernel tells in `fdinfo`.
 fn identify(pin: &Path) -> Option<Object> {
-    let fd = open(pin).ok()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let fd = program::open_pin(pin).ok()?;
+    let info = fdinfo(&fd);
     let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
-    let id = |field: &str| info.lines().find_map(|line| line.strip_prefix(field)?.trim().parse().ok());
+    let id = |name| field(&info, name);
     // A link's fdinfo names its program as well.
     match kind.to_string_lossy().as_ref() {
         "anon_inode:bpf_link" | "anon_inode:bpf-link" => id("link_id:").map(Object::Link),
@@ -71,26 +84,4 @@ fn identify(pin: &Path) -> Option<Object> {
         "anon_inode:bpf-prog" => id("prog_id:").map(Object::Program),
         _ => None,
     }
-}
-
-/// `BPF_OBJ_GET` for a pin of any kind, which aya offers only where the kind is known.
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: libc::c_long = 7;
-    /// The beginning of `union bpf_attr` for this command.
-    #[repr(C)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
-    let path = CString::new(pin.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: the attribute and the path that it points to live until the call returns, and the size is the attribute's.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const attr, size_of::<Attr>()) };
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel returned this descriptor just now; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

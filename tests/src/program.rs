@@ -1,11 +1,17 @@
-//! BPF programs of a handful of instructions, written out: what an attacker would attach, and how a CNI forwards.
+//! BPF programs of a handful of instructions, written out: what an attacker would attach, how a CNI forwards, and what
+//! measurements are compared with. Loads, attaches and runs them, and runs what others have loaded.
 //!
 //! The product's object carries no test programs, and these need no compiler.
 
 use std::{
+    ffi::CString,
     io,
     mem::zeroed,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use aya_obj::generated::{
@@ -37,7 +43,17 @@ impl Place {
 
 /// Loads a program that answers this number for every packet and attaches it in front of all others, until the link is closed.
 pub fn answer_first(place: Place, ifindex: u32, answer: i32) -> io::Result<OwnedFd> {
-    attach_first(place, ifindex, &[put(0, answer), EXIT])
+    attach_first(place, ifindex, &load(place.kind().0, &[put(0, answer), EXIT])?)
+}
+
+/// Loads a tc program that answers this number for every packet.
+pub fn classifier(answer: i32) -> io::Result<OwnedFd> {
+    load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, &[put(0, answer), EXIT])
+}
+
+/// Loads a `cgroup_skb` program that answers this number for every packet.
+pub fn cgroup_filter(answer: i32) -> io::Result<OwnedFd> {
+    load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB, &[put(0, answer), EXIT])
 }
 
 /// How a CNI with eBPF host routing forwards: what comes in at `from` is put straight into the namespace behind `to`, past the
@@ -46,6 +62,7 @@ pub fn redirect_peer(netns: &Netns, from: &str, to: &str) -> io::Result<OwnedFd>
     const BPF_FUNC_REDIRECT_PEER: i32 = 155;
     let [from, to] = [from, to].map(|name| netdev::index(netns, name));
     let program = [put(1, to.cast_signed()), put(2, 0), call(BPF_FUNC_REDIRECT_PEER), EXIT];
+    let program = load(Place::TcxIngress.kind().0, &program)?;
     netns.enter(|| attach_first(Place::TcxIngress, from, &program))
 }
 
@@ -73,8 +90,7 @@ const fn instruction(code: u8, destination: u8, imm: i32) -> bpf_insn {
     }
 }
 
-fn attach_first(place: Place, ifindex: u32, program: &[bpf_insn]) -> io::Result<OwnedFd> {
-    let (kind, hook) = place.kind();
+fn load(kind: bpf_prog_type, program: &[bpf_insn]) -> io::Result<OwnedFd> {
     let mut attr = none();
     // SAFETY: this command reads this member of the union; each field is a plain integer.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
@@ -82,14 +98,53 @@ fn attach_first(place: Place, ifindex: u32, program: &[bpf_insn]) -> io::Result<
     load.insns = program.as_ptr() as u64;
     load.insn_cnt = program.len().try_into().map_err(io::Error::other)?;
     load.license = c"GPL".as_ptr() as u64;
-    let program = new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)?;
+    new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
+}
 
+/// Attaches a program to an interface of this thread's namespace, in front of all others, until the link is closed.
+pub fn attach_first(place: Place, ifindex: u32, program: &impl AsFd) -> io::Result<OwnedFd> {
     let mut attr = none();
-    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_fd().as_raw_fd().cast_unsigned();
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-    attr.link_create.attach_type = hook as u32;
+    attr.link_create.attach_type = place.kind().1 as u32;
     attr.link_create.flags = if place == Place::Xdp { XDP_FLAGS_SKB_MODE } else { BPF_F_BEFORE };
     new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// Attaches a `cgroup_skb` program to what a cgroup's sockets send, until the link is closed.
+pub fn attach_to_cgroup_egress(cgroup: impl AsFd, program: &impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = none();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_fd().as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_fd().as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32;
+    new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// `BPF_OBJ_GET`: opens what is pinned there, whatever it is.
+pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = none();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    new_fd(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// `BPF_PROG_TEST_RUN`: runs a program `repeat` times on a frame that came in on an interface of this thread's namespace;
+/// returns its answer.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<u32> {
+    /// Offset of `ifindex` in `struct __sk_buff`, and how much of it is handed over.
+    const IFINDEX_AT: usize = 40;
+    let mut context = [0_u8; 192];
+    context[IFINDEX_AT..IFINDEX_AT + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut attr = none();
+    attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = frame.len().try_into().map_err(io::Error::other)?;
+    attr.test.repeat = repeat;
+    attr.test.ctx_in = context.as_ptr() as u64;
+    attr.test.ctx_size_in = u32::try_from(context.len()).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel has filled this member in.
+    Ok(unsafe { attr.test.retval })
 }
 
 fn none() -> bpf_attr {
