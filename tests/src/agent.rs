@@ -109,7 +109,15 @@ impl Agent {
 
     /// A command, not started yet: the first argument is the verb.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.node.command(program());
+        self.complete(self.node.command(program()), arguments)
+    }
+
+    /// The same for a thread that lives in the node's namespace, and starts it where it is itself: for who times it.
+    pub fn command_here(&self, arguments: &[&str]) -> Command {
+        self.complete(Command::new(program()), arguments)
+    }
+
+    fn complete(&self, mut command: Command, arguments: &[&str]) -> Command {
         let (verb, rest) = arguments.split_first().expect("a command has a verb");
         command.arg(verb).args(&self.options).args(rest).stdin(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -3,6 +3,7 @@
 //! One file per verb. What a verb is about goes to stdout; progress and complaints go to stderr.
 #![expect(clippy::print_stdout, reason = "a command-line tool speaks on stdout")]
 
+mod bench;
 mod build;
 mod containment;
 mod demo;
@@ -33,6 +34,8 @@ enum Verb {
     Demo,
     /// Try every channel out of a pod under every way to cut it off, and write docs/containment.md
     Containment(containment::Args),
+    /// Measure the product beside what people would use instead, and write docs/performance.md (root needed)
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +60,6 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Test(args) => test::run(&workspace, args),
         Verb::Demo => demo::run(&workspace),
         Verb::Containment(args) => containment::run(&workspace, args),
+        Verb::Bench(args) => bench::run(&workspace, args),
     }
 }
