@@ -41,6 +41,8 @@ pub(crate) enum Verb {
     List(List),
     /// Show what is isolated, since when, by whom and why, every hook, and the drops so far
     Status(StatusOf),
+    /// Collect what a pod is at this moment into one archive: processes, sockets, routes, rules, executables
+    Evidence(Evidence),
     /// Show what happened to isolations, oldest first
     Events(EventsOf),
     /// Examine what this node offers to isolate pods with, what that means, and what to fix
@@ -115,11 +117,24 @@ pub(crate) struct Add {
     /// Resolve and check, change nothing
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub before: Before,
     /// Form of the outcome
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
     #[command(flatten)]
     pub limit: Limit,
+}
+
+/// What is done before a pod is cut off.
+#[derive(Debug, Args)]
+pub(crate) struct Before {
+    /// Collect evidence first, for at most 2 s, and its executables after the cut; one pod only
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub evidence: Option<PathBuf>,
+    /// With the values of environment variables in it: they may be secrets
+    #[arg(long, requires = "evidence")]
+    pub with_env: bool,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +163,22 @@ pub(crate) struct StatusOf {
     #[arg(value_name = "POD-UID")]
     pub uid: Option<String>,
     /// Form of the description
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evidence {
+    /// The pod: its UID in any spelling, or a unique prefix of 8 hex digits or more
+    #[arg(value_name = "POD-UID")]
+    pub uid: String,
+    /// The archive to write, .tar.zst; it must not exist
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Take the values of environment variables as well: they may be secrets
+    #[arg(long)]
+    pub with_env: bool,
+    /// Form of the outcome
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
 }
@@ -231,6 +262,7 @@ impl Cli {
             Verb::Remove(_)
             | Verb::List(_)
             | Verb::Status(_)
+            | Verb::Evidence(_)
             | Verb::Events(_)
             | Verb::Doctor(_)
             | Verb::Completions(_) => places,

@@ -25,6 +25,9 @@ pub const RECORD_VERSION: u32 = 1;
 /// Largest record file that is read, in bytes; ours are some hundred.
 const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
+/// The folder of records in the state folder.
+const FOLDER: &str = "isolations";
+
 /// A failed operation on the state folder.
 #[derive(Debug, Error)]
 pub enum DesiredError {
@@ -137,7 +140,7 @@ pub struct Store {
 impl Store {
     /// The records below `state_dir`, which is made if it does not exist. Without it, those that can be made later.
     pub fn open(state_dir: &Path) -> (Self, Result<(), DesiredError>) {
-        let folder = state_dir.join("isolations");
+        let folder = state_dir.join(FOLDER);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         let made = made.map_err(|source| DesiredError::Folder { path: folder.clone(), source });
         (Self { folder, last_seen: state_dir.join("last-seen.json") }, made)
@@ -190,7 +193,12 @@ impl Store {
 
     /// Where the record of `uid` is.
     pub fn path(&self, uid: &PodUid) -> PathBuf {
-        self.folder.join(format!("{uid}.json"))
+        self.folder.join(file_name(uid))
+    }
+
+    /// Where the record of `uid` is below this state folder.
+    pub fn record_path(state_dir: &Path, uid: &PodUid) -> PathBuf {
+        state_dir.join(FOLDER).join(file_name(uid))
     }
 
     fn sync_folder(&self) -> io::Result<()> {
@@ -208,6 +216,10 @@ fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+fn file_name(uid: &PodUid) -> String {
+    format!("{uid}.json")
 }
 
 fn uid_in_name(path: &Path) -> Option<PodUid> {

@@ -6,6 +6,7 @@ pub mod desired;
 pub mod doctor;
 pub mod enforce;
 pub mod events;
+pub mod evidence;
 pub mod inventory;
 pub mod limit;
 pub mod lock;

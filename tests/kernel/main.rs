@@ -18,6 +18,7 @@ mod demo;
 mod direct;
 mod drop_semantics;
 mod escape;
+mod evidence;
 mod full;
 mod harness;
 mod isolate;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         concurrent::trials(),
         demo::trials(),
         escape::trials(),
+        evidence::trials(),
     ]
     .into_iter()
     .flatten();

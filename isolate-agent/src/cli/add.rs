@@ -7,8 +7,8 @@ use isolate_agent::{
     settings::Settings,
 };
 
-use super::{CliError, backend::Backend, output};
-use crate::args::Add;
+use super::{CliError, backend::Backend, evidence, output};
+use crate::args::{Add, Form};
 
 pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError> {
     let request = AddRequest {
@@ -21,8 +21,28 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
         dry_run: args.dry_run,
     };
     request.check()?;
+    let Some(path) = &args.before.evidence else {
+        return isolate(request, args.output, settings).await;
+    };
+    let [uid] = args.uids.as_slice() else { return Err(CliError::EvidenceOfSeveral) };
+    let collecting = evidence::Collecting::before_the_cut(uid, path, args.before.with_env, &settings).await;
+    let code = isolate(request, args.output, settings).await?;
+    // Having no evidence was no reason to leave the pod connected, but it is one to say so.
+    match collecting.finish().await {
+        Ok(summary) => {
+            evidence::describe(&summary).lines().for_each(output::note);
+            Ok(code)
+        }
+        Err(error) => {
+            output::note(&format!("no evidence was taken: {error}"));
+            Ok(Code::Failed)
+        }
+    }
+}
+
+async fn isolate(request: AddRequest, form: Form, settings: Settings) -> Result<Code, CliError> {
     let outcomes = Backend::open(settings).await?.add(request).await?;
-    output::outcomes(&outcomes, args.output)?;
+    output::outcomes(&outcomes, form)?;
     Ok(outcomes.worst())
 }
 

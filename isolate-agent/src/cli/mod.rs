@@ -7,6 +7,7 @@ mod doctor;
 #[cfg(test)]
 mod documented;
 mod events;
+mod evidence;
 mod list;
 mod logging;
 mod output;
@@ -45,6 +46,10 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error("no daemon answers, and the work cannot be done directly: what is isolated stays isolated")]
     Direct(#[from] OpenError),
+    #[error(transparent)]
+    Evidence(#[from] evidence::CollectError),
+    #[error("--evidence takes one pod at a time: a file holds one pod")]
+    EvidenceOfSeveral,
     #[error("cannot read the journal {}", path.display())]
     Journal { path: PathBuf, source: io::Error },
     #[error("cannot start")]
@@ -61,7 +66,8 @@ impl CliError {
     /// How the command ends.
     const fn code(&self) -> Code {
         match self {
-            Self::Settings(_) | Self::Request(_) | Self::Uid(_) => Code::Usage,
+            Self::Settings(_) | Self::Request(_) | Self::Uid(_) | Self::EvidenceOfSeveral => Code::Usage,
+            Self::Evidence(error) => error.code(),
             Self::Find(error) => error.code(),
             Self::Client(ClientError::Refused { code, .. }) => *code,
             Self::NotRoot
@@ -103,6 +109,7 @@ fn dispatch(cli: &Cli) -> Result<Code, CliError> {
         Verb::Remove(args) => wait_for(remove::run(args, settings)),
         Verb::List(args) => wait_for(list::run(args, settings)),
         Verb::Status(args) => wait_for(status::run(args, settings)),
+        Verb::Evidence(args) => wait_for(evidence::run(args, &settings)),
         Verb::Events(args) => events::run(args, &settings),
         Verb::Doctor(args) => wait_for(doctor::run(args, &settings)),
     }

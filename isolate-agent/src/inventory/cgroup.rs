@@ -57,7 +57,7 @@ pub(crate) fn walk(root: &Path, mut visit: impl FnMut(&Path, Option<PodUid>)) ->
 /// Shows `root` and the folders below it, shallow ones first; those for which `enter` is false are not entered.
 ///
 /// Bounded in depth and number. Symbolic links are not followed, folders that vanish meanwhile are passed over.
-pub(super) fn descend(root: &Path, mut enter: impl FnMut(&Path) -> bool) -> io::Result<()> {
+pub(crate) fn descend(root: &Path, mut enter: impl FnMut(&Path) -> bool) -> io::Result<()> {
     let mut queue = VecDeque::from([(root.to_path_buf(), 0)]);
     let mut seen = 1;
     while let Some((path, depth)) = queue.pop_front() {

@@ -75,6 +75,15 @@ impl Scanner {
         self.blocking(move |inner| inner.pod(uid)).await
     }
 
+    /// The pod-level directories of a pod and its processes, as they are now.
+    pub async fn processes(&self, uid: PodUid) -> Result<(Vec<PathBuf>, BTreeSet<i32>), InventoryError> {
+        self.blocking(move |inner| {
+            let directories = inner.directories()?.remove(&uid).unwrap_or_default();
+            Ok((directories.all().cloned().collect(), directories.pids()?))
+        })
+        .await
+    }
+
     pub(crate) fn hierarchies(&self) -> &Hierarchies {
         &self.inner.hierarchies
     }
