@@ -45,6 +45,8 @@ pub(crate) enum Verb {
     Evidence(Evidence),
     /// Show what happened to isolations, oldest first
     Events(EventsOf),
+    /// Take the agent's state off this node: programs, pins, records and folders; refused while a pod is isolated
+    Uninstall(Uninstall),
     /// Examine what this node offers to isolate pods with, what that means, and what to fix
     Doctor(Doctor),
     /// Write a completion script for a shell to standard output
@@ -83,6 +85,9 @@ pub(crate) struct Daemon {
     /// Form of the log lines on standard error [default: text]
     #[arg(long, value_enum, env = "ISOLATE_LOG_FORMAT", hide_env_values = true)]
     pub log_format: Option<LogFormat>,
+    /// How long a pod has to be seen away from the node until its record expires [default: 7days]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "ISOLATE_RETENTION", hide_env_values = true)]
+    pub retention: Option<Duration>,
     #[command(flatten)]
     pub limit: Limit,
 }
@@ -194,6 +199,16 @@ pub(crate) struct EventsOf {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    /// Release pods that are isolated, too
+    #[arg(long)]
+    pub force: bool,
+    /// Leave the records and the journal: an agent that is installed later isolates the same pods again
+    #[arg(long)]
+    pub keep_records: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -251,10 +266,11 @@ impl Cli {
             ..Layer::default()
         };
         match &self.verb {
-            Verb::Daemon(Daemon { metrics_addr, arm, log_format, limit }) => Layer {
+            Verb::Daemon(Daemon { metrics_addr, arm, log_format, retention, limit }) => Layer {
                 metrics_addr: *metrics_addr,
                 arm: *arm,
                 log_format: *log_format,
+                retention: *retention,
                 max_isolated: limit.max_isolated,
                 ..places
             },
@@ -264,6 +280,7 @@ impl Cli {
             | Verb::Status(_)
             | Verb::Evidence(_)
             | Verb::Events(_)
+            | Verb::Uninstall(_)
             | Verb::Doctor(_)
             | Verb::Completions(_) => places,
         }
@@ -288,7 +305,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_setting() {
         let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --max-isolated 7 \
-                    --metrics-addr [::1]:80 --arm on-demand --log-format json";
+                    --metrics-addr [::1]:80 --arm on-demand --log-format json --retention 2days";
         let expected = Layer {
             run_dir: Some("/r".into()),
             state_dir: Some("/s".into()),
@@ -298,6 +315,7 @@ mod tests {
             metrics_addr: Some("[::1]:80".parse().expect("an address")),
             arm: Some(Arm::OnDemand),
             log_format: Some(LogFormat::Json),
+            retention: Some(Duration::from_hours(48)),
         };
         assert_eq!(parse(line).expect("valid").layer(), expected);
         let add = parse("isolate-agent --run-dir /r add 0f0e0d0c --max-isolated 9").expect("valid").layer();

@@ -133,6 +133,9 @@ impl Loop {
         }
         if ended {
             self.expire();
+            if let Err(error) = self.engine.retire() {
+                tracing::error!(%error, "not all of a pod that left the node is cleared away; it is tried again");
+            }
         }
         if ended && !self.started {
             self.started = true;

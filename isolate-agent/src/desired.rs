@@ -135,6 +135,8 @@ pub struct Store {
     folder: PathBuf,
     /// Where the moment is noted that the agent was last seen running at.
     last_seen: PathBuf,
+    /// For how long isolated pods were seen to be away from the node.
+    absences: PathBuf,
 }
 
 impl Store {
@@ -143,7 +145,7 @@ impl Store {
         let folder = state_dir.join(FOLDER);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         let made = made.map_err(|source| DesiredError::Folder { path: folder.clone(), source });
-        (Self { folder, last_seen: state_dir.join("last-seen.json") }, made)
+        (Self { folder, last_seen: state_dir.join("last-seen.json"), absences: state_dir.join("absences.json") }, made)
     }
 
     /// Reads all records. Files that are named like no record are left alone.
@@ -189,6 +191,32 @@ impl Store {
     pub fn note_seen(&self, now: &LastSeen) -> Result<(), DesiredError> {
         let path = self.last_seen.clone();
         replace(&path, now).map_err(|source| DesiredError::Write { path, source })
+    }
+
+    /// For how long pods were seen to be away, in milliseconds; nothing where that cannot be read.
+    pub fn absences(&self) -> BTreeMap<PodUid, u64> {
+        let text = fs::read(&self.absences).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Notes for how long pods were seen to be away.
+    pub fn save_absences(&self, absences: &BTreeMap<PodUid, u64>) -> Result<(), DesiredError> {
+        let path = self.absences.clone();
+        replace(&path, absences).map_err(|source| DesiredError::Write { path, source })
+    }
+
+    /// The folder of the records.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    /// All its files but the records: what is noted beside them, and what a crash has left half-written.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let half = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(".json.new"));
+        let records = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let beside = [&self.last_seen, &self.absences];
+        let beside = beside.into_iter().flat_map(|path| [path.clone(), path.with_extension("json.new")]);
+        records.filter(half).chain(beside).collect()
     }
 
     /// Where the record of `uid` is.

@@ -72,6 +72,11 @@ impl Journal {
         &self.current
     }
 
+    /// Its files.
+    pub fn files(&self) -> [PathBuf; 2] {
+        [self.current.clone(), self.old.clone()]
+    }
+
     /// Adds an event. Not synced: no promise hangs on it, and no cut waits for it.
     pub fn append(&self, event: &Event) -> io::Result<()> {
         if fs::metadata(&self.current).is_ok_and(|file| file.len() >= MAX_BYTES) {

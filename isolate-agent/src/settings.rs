@@ -7,16 +7,19 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 /// Pods that can be isolated at once, unless set otherwise.
 pub const DEFAULT_MAX_ISOLATED: u32 = 4096;
 /// What that number may be set to.
 pub const MAX_ISOLATED_RANGE: RangeInclusive<u32> = 1..=65_536;
+/// How long the record of a pod that has left the node is kept, unless set otherwise.
+const DEFAULT_RETENTION: Duration = Duration::from_hours(7 * 24);
 const DEFAULT_RUN_DIR: &str = "/run/isolate-agent";
 const DEFAULT_STATE_DIR: &str = "/var/lib/isolate-agent";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/isolate-agent";
@@ -80,6 +83,8 @@ pub struct Settings {
     pub arm: Arm,
     /// Form of the log lines.
     pub log_format: LogFormat,
+    /// How long a pod has to be seen away from the node until its record expires.
+    pub retention: Duration,
 }
 
 /// Settings from one source; what it leaves out comes from the next. The keys of the configuration file.
@@ -102,6 +107,15 @@ pub struct Layer {
     pub arm: Option<Arm>,
     /// See [`Settings::log_format`].
     pub log_format: Option<LogFormat>,
+    /// See [`Settings::retention`].
+    #[serde(default, deserialize_with = "duration")]
+    pub retention: Option<Duration>,
+}
+
+/// A duration as the flags spell it (`7days`, `12h 30m`).
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map(Some).map_err(|error| de::Error::custom(format!("{text:?}: {error}")))
 }
 
 /// Which pods carry the programs before they are isolated.
@@ -143,6 +157,7 @@ impl Layer {
             metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
             arm: self.arm.or(weaker.arm),
             log_format: self.log_format.or(weaker.log_format),
+            retention: self.retention.or(weaker.retention),
         }
     }
 }
@@ -165,6 +180,7 @@ impl TryFrom<Layer> for Settings {
             metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
             arm: layer.arm.unwrap_or(Arm::All),
             log_format: layer.log_format.unwrap_or(LogFormat::Text),
+            retention: layer.retention.unwrap_or(DEFAULT_RETENTION),
         })
     }
 }
@@ -173,6 +189,11 @@ impl Settings {
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("agent.sock")
+    }
+
+    /// The lock of whoever listens on it.
+    pub fn socket_lock(&self) -> PathBuf {
+        self.socket().with_extension("sock.lock")
     }
 
     /// The lock that whoever changes anything holds.
@@ -215,7 +236,8 @@ mod tests {
     #[test]
     fn every_key_of_the_file_arrives() {
         let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
-                    metrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n";
+                    metrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n\
+                    retention = '36h'\n";
         let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
         let expected = Settings {
             run_dir: "/r".into(),
@@ -226,6 +248,7 @@ mod tests {
             metrics_addr: "[::1]:80".parse().expect("an address"),
             arm: Arm::OnDemand,
             log_format: LogFormat::Json,
+            retention: Duration::from_hours(36),
         };
         assert_eq!(settings, expected);
     }
@@ -238,6 +261,7 @@ mod tests {
             ("arm = 'some'", "some"),
             ("max_isolated = -1", "max_isolated"),
             ("metrics_addr = 'localhost'", "metrics_addr"),
+            ("retention = 'a while'", "retention"),
             ("run_dir = ", "run_dir"),
         ] {
             let error = file(text).expect_err(text);

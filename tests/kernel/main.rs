@@ -23,6 +23,7 @@ mod full;
 mod harness;
 mod isolate;
 mod kernel_errors;
+mod leaving;
 mod limit;
 mod loopback;
 mod metrics;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         kernel_errors::trials(),
         loopback::trials(),
         limit::trials(),
+        leaving::trials(),
         drop_semantics::trials(),
         metrics::trials(),
         containers::trials(),

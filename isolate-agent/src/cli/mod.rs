@@ -15,6 +15,7 @@ mod remove;
 #[cfg(test)]
 mod sample;
 mod status;
+mod uninstall;
 
 use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
@@ -111,6 +112,7 @@ fn dispatch(cli: &Cli) -> Result<Code, CliError> {
         Verb::Status(args) => wait_for(status::run(args, settings)),
         Verb::Evidence(args) => wait_for(evidence::run(args, &settings)),
         Verb::Events(args) => events::run(args, &settings),
+        Verb::Uninstall(args) => wait_for(uninstall::run(args, settings)),
         Verb::Doctor(args) => wait_for(doctor::run(args, &settings)),
     }
 }

@@ -15,6 +15,7 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         metrics_addr: ([127, 0, 0, 1], 9477).into(),
         arm: Arm::All,
         log_format: LogFormat::Text,
+        retention: std::time::Duration::from_hours(1),
     }
 }
 

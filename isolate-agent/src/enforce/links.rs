@@ -142,6 +142,19 @@ impl Links {
         Ok(mended)
     }
 
+    /// Detaches everything that is pinned here, whatever it is called.
+    pub(super) fn detach_all(&mut self) -> Result<(), EnforceError> {
+        self.held.clear();
+        for path in self.pinned()? {
+            // What is no link, or attached to nothing any more, cannot be detached and need not be.
+            if let Err(error) = sys::obj_get(&path).and_then(|link| sys::link_detach(link.as_fd())) {
+                tracing::debug!(pin = %path.display(), %error, "not detached by hand");
+            }
+            unpin(&path).map_err(|source| EnforceError::Pin { step: "remove", path, source })?;
+        }
+        Ok(())
+    }
+
     /// Looks at every pin.
     pub(super) fn observe(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
         let mut held = BTreeMap::new();

@@ -170,6 +170,16 @@ impl Enforcer {
         Ok(mended)
     }
 
+    /// Detaches whatever is still attached and removes all pins, those of older layouts too.
+    pub fn uninstall(self) -> Result<(), EnforceError> {
+        let Self { bpffs, folder, mut links, claim, .. } = self;
+        links.detach_all()?;
+        pins::remove(&folder)?;
+        drop(claim);
+        tracing::debug!(bpffs = %bpffs.display(), "nothing is pinned any more");
+        Ok(())
+    }
+
     /// What the kernel holds of ours.
     pub fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = self.maps.observe()?;

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    fs, io,
+    fs,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -43,7 +43,7 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
 
     // Pins are made in a folder beside the final one, which then takes its name: a crash leaves no half of them.
     let draft = folder.with_file_name("draft");
-    discard(&draft)?;
+    pins::remove(&draft)?;
     pins::make_folders(&draft)?;
     for name in names::MAPS {
         let map = object.map(name).ok_or_else(|| load_error(format!("the object has no map {name}")))?;
@@ -105,15 +105,6 @@ fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, EnforceError> {
 
 fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
     EnforceError::Load { source: error.into() }
-}
-
-fn discard(draft: &Path) -> Result<(), EnforceError> {
-    match fs::remove_dir_all(draft) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(EnforceError::Pin { step: "remove", path: draft.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The pinned programs.

@@ -64,6 +64,16 @@ pub(super) fn make_folders(folder: &Path) -> Result<(), EnforceError> {
     Ok(())
 }
 
+/// Removes a folder of pins. What they led to goes with the last that holds it.
+pub(super) fn remove(folder: &Path) -> Result<(), EnforceError> {
+    match fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(EnforceError::Pin { step: "remove", path: folder.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Pins what was pinned there before; whatever is there now gives way.
 pub(super) fn again(object: BorrowedFd<'_>, path: PathBuf) -> Result<Mended, EnforceError> {
     match unpin(&path).and_then(|()| sys::obj_pin(object, &path)) {

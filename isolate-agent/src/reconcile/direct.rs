@@ -10,7 +10,7 @@ use crate::{
 
 /// Runs the engine in this process, under the lock, for one command.
 #[derive(Debug)]
-pub struct Direct(Engine);
+pub struct Direct(pub(super) Engine);
 
 impl Direct {
     /// Takes the lock and looks at the node.

@@ -59,6 +59,11 @@ impl Engine {
         if ended.is_empty() {
             return Ok(());
         }
+        self.enforce_releases()
+    }
+
+    /// Brings the kernel up to date after records were deleted.
+    pub(super) fn enforce_releases(&mut self) -> Result<(), PassError> {
         let plan = self.view().plan();
         let errors = self.apply(&plan.enforce);
         self.to_arm = plan.arm.into();

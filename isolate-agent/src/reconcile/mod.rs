@@ -8,8 +8,10 @@ mod expire;
 mod remove;
 mod repair;
 mod resolve;
+mod retire;
 mod snapshot;
 mod undone;
+mod uninstall;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,8 +21,8 @@ use std::{
 use jiff::Timestamp;
 use thiserror::Error;
 
-use self::repair::Before;
-pub use self::{direct::Direct, repair::Repaired};
+pub use self::{direct::Direct, repair::Repaired, uninstall::Left};
+use self::{repair::Before, retire::Away};
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer, KernelLog},
@@ -80,6 +82,8 @@ pub struct Engine {
     observed: Observed,
     /// The same after the last change of ours: what is missing later was undone by somebody else.
     known: Observed,
+    /// Pods that are to be isolated and have left the node.
+    away: Away,
     /// What was put back and not yet told.
     repairs: Vec<Repaired>,
     /// The same in words, for a while.
@@ -109,6 +113,7 @@ impl Engine {
         let observed = enforcer.observe()?;
         let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
         let inventory = scanner.scan(desired.keys().copied()).await?;
+        let away = Away::new(store.absences());
         let mut engine = Self {
             settings: settings.clone(),
             store,
@@ -120,6 +125,7 @@ impl Engine {
             inventory,
             known: observed.clone(),
             observed,
+            away,
             repairs: Vec::new(),
             told: Vec::new(),
             to_arm: VecDeque::new(),
