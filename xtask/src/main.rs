@@ -11,6 +11,7 @@ mod object;
 mod setup;
 mod step;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Verb {
     Containment(containment::Args),
     /// Measure the product beside what people would use instead, and write docs/performance.md (root needed)
     Bench(bench::Args),
+    /// Run the kernel tests under stock kernels, in an emulated machine (root needed)
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,5 +64,6 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Demo => demo::run(&workspace),
         Verb::Containment(args) => containment::run(&workspace, args),
         Verb::Bench(args) => bench::run(&workspace, args),
+        Verb::Vm(args) => vm::run(&workspace, args),
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: format, lints, unit and property tests, kernel tests, in this order.
+//! `cargo xtask test`: format, lints, unit and property tests, kernel tests, the same under stock kernels, in this order.
 //!
 //! A stage that fails does not keep the next from running: one run shows everything that is wrong.
 
@@ -15,7 +15,7 @@ use crate::{
     build::{self, Profile},
     object,
     setup::{self, Need},
-    step,
+    step, vm,
     workspace::Workspace,
 };
 
@@ -41,6 +41,8 @@ enum Stage {
     Unit,
     /// Tests with real packets; root needed
     Kernel,
+    /// The most telling of those under stock kernels, in an emulated machine; root needed
+    Vm,
 }
 
 /// How a stage went.
@@ -55,7 +57,8 @@ impl Args {
         let all = Stage::value_variants().iter().copied();
         all.filter(|stage| match stage {
             _ if !self.only.is_empty() => self.only.contains(stage),
-            Stage::Fmt | Stage::Clippy => self.names.is_empty(),
+            // With names: `cargo xtask vm NAME`.
+            Stage::Fmt | Stage::Clippy | Stage::Vm => self.names.is_empty(),
             Stage::Unit | Stage::Kernel => true,
         })
         .collect()
@@ -65,7 +68,7 @@ impl Args {
 /// Runs the stages; fails if one of them did.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let stages = args.stages();
-    if stages.contains(&Stage::Kernel) && !setup::is_root() {
+    if with_packets(&stages) && !setup::is_root() {
         bail!("the kernel tests need root; `cargo xtask test --only fmt,clippy,unit` runs the others");
     }
     let mut outcomes = Vec::new();
@@ -77,6 +80,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
                 Stage::Clippy => timed("clippy", || clippy(workspace)),
                 Stage::Unit => timed("unit", || unit(workspace, &args.names)),
                 Stage::Kernel => timed("kernel", || kernel(workspace, &args.names)),
+                Stage::Vm => timed("vm", || vm::run_in_ci(workspace)),
             });
         }
     }
@@ -87,9 +91,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Whether a stage makes pods, which takes root and the agent.
+fn with_packets(stages: &[Stage]) -> bool {
+    stages.iter().any(|stage| matches!(stage, Stage::Kernel | Stage::Vm))
+}
+
 /// Installs what the stages need; the BPF object first, since the agent is compiled around it.
 fn prepare(workspace: &Workspace, stages: &[Stage]) -> Result<()> {
-    if stages.contains(&Stage::Kernel) {
+    if with_packets(stages) {
         let toolchain = setup::run(workspace, &[Need::Build, Need::Test])?;
         return object::build(workspace, &toolchain);
     }
@@ -175,7 +184,7 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_told_otherwise() {
-        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel]);
+        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Vm]);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use anyhow::Result;
 
-pub(crate) use self::toolchain::Toolchain;
+pub(crate) use self::{
+    packages::{refresh as refresh_packages, unpack as unpack_package},
+    toolchain::Toolchain,
+};
 use crate::workspace::Workspace;
 
 /// What something has to be there for.
@@ -25,6 +28,8 @@ pub(crate) enum Need {
     Test,
     /// The demo.
     Demo,
+    /// Stock kernels in an emulated machine.
+    Vm,
     /// Debian's compiler for the BPF target, where no other is to be had.
     BpfCompiler,
     /// Compiling bpf-linker.
@@ -38,6 +43,11 @@ pub(crate) fn run(workspace: &Workspace, needs: &[Need]) -> Result<Toolchain> {
     }
     packages::ensure(workspace, needs)?;
     toolchain::ensure(workspace)
+}
+
+/// Installs what is missing for `needs` and is no toolchain.
+pub(crate) fn ensure_packages(workspace: &Workspace, needs: &[Need]) -> Result<()> {
+    packages::ensure(workspace, needs)
 }
 
 /// rustfmt and clippy, which rustup's minimal profile lacks.

@@ -115,6 +115,41 @@ const PACKAGES: &[Package] = &[
         reason: "a real Prometheus scrapes the agent",
         place: Place::Unpacked,
     },
+    Package {
+        name: "qemu-system-x86",
+        sign: Sign::Command("qemu-system-x86_64"),
+        needs: &[Need::Vm],
+        reason: "emulates the machine in which stock kernels run",
+        place: Place::System,
+    },
+    Package {
+        name: "busybox-static",
+        sign: Sign::Command("busybox"),
+        needs: &[Need::Vm],
+        reason: "what a guest runs before it has the host's programs",
+        place: Place::System,
+    },
+    Package {
+        name: "cpio",
+        sign: Sign::Command("cpio"),
+        needs: &[Need::Vm],
+        reason: "packs a guest's initramfs",
+        place: Place::System,
+    },
+    Package {
+        name: "kmod",
+        sign: Sign::Command("depmod"),
+        needs: &[Need::Vm],
+        reason: "finds and loads the modules of stock kernels",
+        place: Place::System,
+    },
+    Package {
+        name: "xz-utils",
+        sign: Sign::Command("xz"),
+        needs: &[Need::Vm],
+        reason: "unpacks those modules",
+        place: Place::System,
+    },
 ];
 
 /// Installs what is missing for `needs`.
@@ -140,7 +175,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need]) -> Result<()> {
     }
     for package in unpacked {
         step::say(&format!("{} is missing: {}", package.name, package.reason));
-        unpack(workspace, package.name)?;
+        install_unpacked(workspace, package.name)?;
     }
     let missing = self::missing(workspace, needs);
     ensure!(missing.is_empty(), "installed, but still not there: {}", by_hand(&missing));
@@ -148,7 +183,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need]) -> Result<()> {
 }
 
 /// Updates the package lists, once in a run.
-fn refresh(workspace: &Workspace) -> Result<()> {
+pub(crate) fn refresh(workspace: &Workspace) -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() {
         step::run("refresh Debian's package lists", apt(workspace).arg("update"))?;
@@ -191,30 +226,34 @@ fn by_hand(missing: &[&Package]) -> String {
     )
 }
 
-/// Downloads a package and unpacks it below the tools folder; its commands get links in the tools' `bin`.
-fn unpack(workspace: &Workspace, name: &str) -> Result<()> {
+/// Unpacks a package below the tools folder; its command gets a link in the tools' `bin`.
+fn install_unpacked(workspace: &Workspace, name: &str) -> Result<()> {
     let folder = workspace.tools().join(name);
     let bin = workspace.tools().join("bin");
-    for made in [&folder, &bin] {
-        fs::create_dir_all(made).with_context(|| format!("make {}", made.display()))?;
-    }
-    let mut download = apt(workspace);
-    // The download would otherwise be done by a user who may not write here.
-    download.current_dir(&folder).args(["-o", "APT::Sandbox::User=root", "download", name]);
-    step::run(&format!("download Debian package {name}"), &mut download)?;
-    let files = fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
-    let archive = files.flatten().map(|file| file.path()).find(|file| file.extension().is_some_and(|end| end == "deb"));
-    let archive = archive.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
-    let mut extract = workspace.command("dpkg-deb");
-    extract.arg("--extract").arg(&archive).arg(&folder);
-    step::run(&format!("unpack {name} into {} (not installed: no service)", folder.display()), &mut extract)?;
-    fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))?;
+    fs::create_dir_all(&bin).with_context(|| format!("make {}", bin.display()))?;
+    unpack(workspace, name, &folder)?;
     let command = folder.join("usr/bin").join(name);
     let link = bin.join(name);
     if !link.is_symlink() {
         unix::fs::symlink(&command, &link).with_context(|| format!("link {}", link.display()))?;
     }
     Ok(())
+}
+
+/// Downloads a package and unpacks it into a folder: none of its scripts runs.
+pub(crate) fn unpack(workspace: &Workspace, name: &str, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let mut download = apt(workspace);
+    // The download would otherwise be done by a user who may not write here.
+    download.current_dir(folder).args(["-o", "APT::Sandbox::User=root", "download", name]);
+    step::run(&format!("download Debian package {name}"), &mut download)?;
+    let files = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let archive = files.flatten().map(|file| file.path()).find(|file| file.extension().is_some_and(|end| end == "deb"));
+    let archive = archive.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
+    let mut extract = workspace.command("dpkg-deb");
+    extract.arg("--extract").arg(&archive).arg(folder);
+    step::run(&format!("unpack {name} into {} (not installed: no service)", folder.display()), &mut extract)?;
+    fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))
 }
 
 fn apt(workspace: &Workspace) -> Command {
