@@ -26,8 +26,12 @@ pub fn ip(netns: &Netns, commands: &[String]) {
 
 /// The commands that make a bridge with these addresses, as a CNI's bridge plugin would.
 pub(crate) fn bridge(name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<String> {
+    // Of its own, as CNI plugins give it one: else it changes with the ports, and the ipvlans on the bridge with it.
+    let [a, b, c, d] = v4.octets();
     vec![
-        format!("link add {name} type bridge forward_delay 0 mcast_snooping 0"),
+        format!(
+            "link add {name} address 0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x} type bridge forward_delay 0 mcast_snooping 0"
+        ),
         format!("link set {name} up"),
         format!("addr add {v4}/24 dev {name}"),
         format!("addr add {v6}/64 dev {name} nodad"),

@@ -51,7 +51,11 @@ pub(super) const PARTLY_COVERED: &[Setting] =
     &[Setting::Changing, Setting::Macvlan, Setting::Ipvlan, Setting::HostNetwork];
 
 /// Races with the agent: whether they get through is for the machine's speed to say, so they may be found cut as well.
-pub(super) const RACES: &[&str] = &["a veth into the node's bridge (target-netnsid), used at once"];
+pub(super) const RACES: &[&str] = &[
+    "a macvlan on an interface of the node (link-netnsid)",
+    "a VXLAN that the node's namespace sends (link-netnsid)",
+    "a veth into the node's bridge (target-netnsid), used at once",
+];
 
 /// Whether a known leak is a race.
 pub(super) fn is_race(channel: &str) -> bool {

@@ -22,6 +22,8 @@ const IPPROTO_SCTP: i32 = 132;
 const IPPROTO_UDPLITE: i32 = 136;
 const IPPROTO_DCCP: i32 = 33;
 const SOCK_DCCP: i32 = 6;
+/// Where the ports of handshakes begin, one for each channel.
+const HANDSHAKES: u16 = 21000;
 const IPPROTO_MPTCP: i32 = 262;
 /// `UDP_SEGMENT` of `SOL_UDP`, `linux/udp.h`.
 const SOL_UDP: i32 = 17;
@@ -98,8 +100,8 @@ pub(super) const ALL: &[Escape] = &[
         })
     }),
     escape(Bridged, "UDP-Lite", |s, mark| other(s, mark, libc::SOCK_DGRAM, IPPROTO_UDPLITE)),
-    escape(Bridged, "SCTP", |s, mark| other(s, mark, libc::SOCK_SEQPACKET, IPPROTO_SCTP)),
-    escape(Bridged, "DCCP", |s, mark| other(s, mark, SOCK_DCCP, IPPROTO_DCCP)),
+    escape(Bridged, "SCTP", |s, mark| handshake(s, mark, libc::SOCK_SEQPACKET, IPPROTO_SCTP)),
+    escape(Bridged, "DCCP", |s, mark| handshake(s, mark, SOCK_DCCP, IPPROTO_DCCP)),
     escape(Bridged, "raw IPv4 of an unknown protocol", |s, mark| other(s, mark, libc::SOCK_RAW, EXPERIMENT)),
     escape(Bridged, "raw IPv4 of the GRE protocol", |s, mark| other(s, mark, libc::SOCK_RAW, libc::IPPROTO_GRE)),
     escape(Bridged, "raw IPv6 of an unknown protocol", |s, mark| {
@@ -163,6 +165,15 @@ fn other(s: &Stage, mark: &Mark, style: i32, protocol: i32) -> Result<bool, Halt
     Ok(s.arrives(mark))
 }
 
+/// Nobody listens there, so data never follows: what must not get through is the first packet of the handshake.
+fn handshake(s: &Stage, mark: &Mark, style: i32, protocol: i32) -> Result<bool, Halt> {
+    let socket = s.open(libc::AF_INET, style, protocol)?;
+    let port = HANDSHAKES + s.number();
+    let sent = s.send(socket, v4(s, port), mark.bytes());
+    let arrived = s.arrives_such(|frame| is_to(frame, protocol, port));
+    sent.map(|_answer| arrived).or_else(|halt| if arrived { Ok(true) } else { Err(halt) })
+}
+
 fn ping(s: &Stage, mark: &Mark, kind: Kind, family: Family) -> Result<bool, Halt> {
     let socket = s.make(&Request::Socket { kind, family, timeout: s.patience() })?;
     let v6_family = family == Family::V6;
@@ -180,7 +191,8 @@ pub(super) fn tcp(s: &Stage, mark: &Mark, family: Family, protocol: i32, send: S
     let socket = s.open(domain, libc::SOCK_STREAM, protocol)?;
     let outcome = send(s, socket, to, mark);
     let cut = s.state() == State::Cut;
-    let arrived = s.arrives_such(|frame| mark.is_in(frame.bytes()) || (cut && is_tcp_to(frame, to.port())));
+    let arrived =
+        s.arrives_such(|frame| mark.is_in(frame.bytes()) || (cut && is_to(frame, libc::IPPROTO_TCP, to.port())));
     outcome.map(|()| arrived).or_else(|halt| if arrived { Ok(true) } else { Err(halt) })
 }
 
@@ -225,11 +237,13 @@ pub(super) fn by_process(s: &Stage, mark: &Mark, process: &Process) -> Result<bo
     Ok(s.arrives(mark))
 }
 
-fn is_tcp_to(frame: &Frame, port: u16) -> bool {
+/// Whether a frame carries this protocol to this port.
+fn is_to(frame: &Frame, protocol: i32, port: u16) -> bool {
     let bytes = frame.bytes();
+    let carries = |byte: usize| bytes.get(byte).is_some_and(|carried| i32::from(*carried) == protocol);
     let header = match bytes.get(12..14) {
-        Some([0x08, 0x00]) if bytes.get(23) == Some(&6) => 14 + usize::from(bytes[14] & 15) * 4,
-        Some([0x86, 0xdd]) if bytes.get(20) == Some(&6) => 54,
+        Some([0x08, 0x00]) if carries(23) => 14 + usize::from(bytes[14] & 15) * 4,
+        Some([0x86, 0xdd]) if carries(20) => 54,
         _ => return false,
     };
     bytes.get(header + 2..header + 4) == Some(&port.to_be_bytes())
