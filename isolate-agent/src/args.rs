@@ -72,6 +72,9 @@ pub(crate) struct Places {
     /// Root of the cgroup tree [default: found from the mounts]
     #[arg(long, global = true, value_name = "DIR", env = "ISOLATE_CGROUP_ROOT", hide_env_values = true)]
     pub cgroup_root: Option<PathBuf>,
+    /// The container runtime's CRI socket, for the names of pods [default: the first of the usual ones that answers]
+    #[arg(long, global = true, value_name = "SOCKET", env = "ISOLATE_CRI_ENDPOINT", hide_env_values = true)]
+    pub cri_endpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -101,8 +104,8 @@ pub(crate) struct Limit {
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
-    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more
-    #[arg(required = true, value_name = "POD-UID")]
+    /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
+    #[arg(required = true, value_name = "POD")]
     pub uids: Vec<String>,
     /// Why, for the record: one line, at most 1024 bytes
     #[arg(long, value_name = "TEXT")]
@@ -116,7 +119,7 @@ pub(crate) struct Add {
     /// Release the pods at this time (2026-03-01T08:00:00Z, or with an offset); the daemon does it
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub until: Option<Timestamp>,
-    /// Isolate what is refused otherwise: the agent's own pod, processes of the node
+    /// Isolate what is refused otherwise: the agent's own pod, processes of the node, static pods, kube-system
     #[arg(long)]
     pub force: bool,
     /// Resolve and check, change nothing
@@ -144,8 +147,8 @@ pub(crate) struct Before {
 
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "POD-UID")]
+    /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "POD")]
     pub uids: Vec<String>,
     /// Every isolated pod
     #[arg(long)]
@@ -164,8 +167,8 @@ pub(crate) struct List {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusOf {
-    /// One isolated pod: its UID in any spelling, or a unique prefix of 8 hex digits or more
-    #[arg(value_name = "POD-UID")]
+    /// One isolated pod: its UID in any spelling, a unique prefix of 8 hex digits or more, or namespace/name
+    #[arg(value_name = "POD")]
     pub uid: Option<String>,
     /// Form of the description
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -174,8 +177,8 @@ pub(crate) struct StatusOf {
 
 #[derive(Debug, Args)]
 pub(crate) struct Evidence {
-    /// The pod: its UID in any spelling, or a unique prefix of 8 hex digits or more
-    #[arg(value_name = "POD-UID")]
+    /// The pod: its UID in any spelling, a unique prefix of 8 hex digits or more, or namespace/name
+    #[arg(value_name = "POD")]
     pub uid: String,
     /// The archive to write, .tar.zst; it must not exist
     #[arg(short, long, value_name = "FILE")]
@@ -190,8 +193,8 @@ pub(crate) struct Evidence {
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsOf {
-    /// One pod, isolated or not any more: its UID in any spelling, or a prefix of 8 hex digits or more
-    #[arg(value_name = "POD-UID")]
+    /// One pod, isolated or not any more: its UID in any spelling, a prefix of 8 hex digits or more, or namespace/name
+    #[arg(value_name = "POD")]
     pub uid: Option<String>,
     /// Form of the list
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
@@ -257,12 +260,13 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 impl Cli {
     /// What flags and environment set.
     pub(crate) fn layer(&self) -> Layer {
-        let Places { config: _, run_dir, state_dir, bpffs, cgroup_root } = &self.places;
+        let Places { config: _, run_dir, state_dir, bpffs, cgroup_root, cri_endpoint } = &self.places;
         let places = Layer {
             run_dir: run_dir.clone(),
             state_dir: state_dir.clone(),
             bpffs: bpffs.clone(),
             cgroup_root: cgroup_root.clone(),
+            cri_endpoint: cri_endpoint.clone(),
             ..Layer::default()
         };
         match &self.verb {
@@ -305,12 +309,13 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_setting() {
         let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --max-isolated 7 \
-                    --metrics-addr [::1]:80 --arm on-demand --log-format json --retention 2days";
+                    --cri-endpoint /c/cri.sock --metrics-addr [::1]:80 --arm on-demand --log-format json --retention 2days";
         let expected = Layer {
             run_dir: Some("/r".into()),
             state_dir: Some("/s".into()),
             bpffs: Some("/b".into()),
             cgroup_root: Some("/c".into()),
+            cri_endpoint: Some("/c/cri.sock".into()),
             max_isolated: Some(7),
             metrics_addr: Some("[::1]:80".parse().expect("an address")),
             arm: Some(Arm::OnDemand),

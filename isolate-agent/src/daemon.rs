@@ -13,7 +13,10 @@ use tokio::{
 
 use crate::{
     control::{self, Command, Commands, SocketCounters},
-    inventory::{Inventory, InventoryError},
+    inventory::{
+        Inventory, InventoryError,
+        cri::{Cri, Poller},
+    },
     metrics::{self, Metrics},
     reconcile::{Engine, PassError},
     settings::Settings,
@@ -37,7 +40,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // First, so that a second daemon ends here and not with a wait for the lock.
     let socket = control::bind(settings)?;
-    let engine = Engine::open(settings).await?;
+    let (cri, poller) = Poller::new(settings.cri_endpoint.as_deref());
+    let engine = Engine::open(settings, cri.clone()).await?;
     let counters = SocketCounters::default();
     let metrics = Metrics::new(counters.clone());
     let (sender, commands) = mpsc::channel(COMMANDS);
@@ -50,9 +54,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
 
     let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
-    let reconcile = Loop { engine, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
+    let reconcile = Loop { engine, cri, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
+    parts.spawn(poller.counting(metrics.cri()).run(told_to_stop()));
     parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
     parts.spawn(metrics::server::run(settings.metrics_addr, metrics, Commands(sender), ready, told_to_stop()));
     // No part: the agent goes on without it.
@@ -78,6 +83,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
 struct Loop {
     engine: Engine,
+    cri: Cri,
     commands: mpsc::Receiver<Command>,
     metrics: Metrics,
     ready: watch::Sender<bool>,
@@ -92,14 +98,24 @@ impl Loop {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The node is looked at beside the loop: how long that takes is for the pods on it to say.
         let mut scan = JoinSet::new();
+        // What names a pod by its name waits for the container runtime, and what does not passes it by.
+        let mut named = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return,
                 command = self.commands.recv() => match command {
+                    Some(command) if command.names_pods() => {
+                        let cri = self.cri.clone();
+                        named.spawn(async move {
+                            cri.look_now().await;
+                            command
+                        });
+                    }
                     Some(command) => self.carry_out(command).await,
                     None => return,
                 },
+                Some(Ok(command)) = named.join_next() => self.carry_out(command).await,
                 Some(scanned) = scan.join_next() => match scanned {
                     Ok((started, inventory)) => self.pass(started, inventory),
                     Err(error) => tracing::error!(%error, "the look at the node failed"),
@@ -107,6 +123,7 @@ impl Loop {
                 _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = ended(self.engine.next_end()), if self.started => self.expire(),
                 () = watch.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
+                () = self.cri.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
                     self.engine.arm_next();
                     tokio::task::yield_now().await;
@@ -130,6 +147,9 @@ impl Loop {
                 }
             }
             Err(error) => tracing::error!(%error, "the pass failed; what is isolated stays isolated"),
+        }
+        if self.engine.has_strangers() {
+            self.cri.look_soon();
         }
         if ended {
             self.expire();

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::{
     limit::{LastSeen, TimeLimit},
-    pod::PodUid,
+    pod::{PodName, PodUid},
 };
 
 /// Version of the record files that this agent writes, and the newest that it reads.
@@ -73,6 +73,9 @@ pub struct Record {
     pub version: u32,
     /// The pod.
     pub uid: PodUid,
+    /// Its name, if that was known when it was isolated: the runtime forgets it when the pod is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
     /// Since when.
     pub since: Timestamp,
     /// Who asked for it.
@@ -299,6 +302,7 @@ mod tests {
         Record {
             version: RECORD_VERSION,
             uid: uid.parse().expect("a UID"),
+            pod: "default/web-0".parse().ok(),
             since: "2026-01-02T03:04:05Z".parse().expect("a time"),
             by: "alice".into(),
             reason: Some("beacons".into()),

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::pod::PodUid;
+use crate::pod::{PodName, PodUid};
 
 /// A journal of this size becomes the old one, and the old one goes: some thousand events each.
 const MAX_BYTES: u64 = 1 << 20;
@@ -44,6 +44,9 @@ pub struct Event {
     pub at: Timestamp,
     /// To which pod.
     pub uid: PodUid,
+    /// Its name, where that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
     /// What.
     pub kind: Kind,
     /// Who asked for it; none for what the agent does by itself.
@@ -114,6 +117,7 @@ mod tests {
         Event {
             at: "2026-01-02T03:04:05Z".parse().expect("a time"),
             uid: "0f0e0d0c-1234-4000-8000-0123456789ab".parse().expect("a UID"),
+            pod: None,
             kind: Kind::Isolated,
             by: Some("alice".to_owned()),
             detail: Some(detail.to_owned()),

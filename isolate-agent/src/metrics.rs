@@ -25,6 +25,7 @@ pub use self::family::{Descriptor, Family, Kind, PREFIX};
 use self::scrape::Scrape;
 use crate::{
     control::{SocketCounters, protocol::Status},
+    inventory::cri::CriCounters,
     reconcile::Repaired,
 };
 
@@ -51,6 +52,7 @@ struct Inner {
     /// Zero before the first pass.
     last_pass_secs: Gauge<f64, AtomicU64>,
     socket: SocketCounters,
+    cri: CriCounters,
 }
 
 impl Metrics {
@@ -67,7 +69,13 @@ impl Metrics {
             pass_duration: Histogram::new(PASS_BUCKETS),
             last_pass_secs: Gauge::default(),
             socket,
+            cri: CriCounters::default(),
         }))
+    }
+
+    /// What whoever asks the container runtime counts with.
+    pub fn cri(&self) -> CriCounters {
+        self.0.cri.clone()
     }
 
     /// A pass of the reconcile loop ended so, after `took`.
@@ -107,7 +115,7 @@ impl Metrics {
     }
 }
 
-fn unix_now_secs() -> f64 {
+pub(crate) fn unix_now_secs() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 

@@ -120,23 +120,30 @@ impl View<'_> {
 
     /// The ways out of healthy pods.
     fn homes(&self) -> Homes {
-        let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
         let mut homes = Homes::default();
-        for interface in healthy.filter(|pod| pod.namespaces == 1).flat_map(|pod| &pod.interfaces) {
-            homes.veths.extend(interface.host.as_ref().map(|veth| veth.ifindex));
-            homes.inside.extend(interface.inside.map(|inside| (inside.namespace, inside.index)));
+        for pod in self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid)) {
+            for interface in &pod.interfaces {
+                let place = interface.inside.as_ref().map(|inside| (inside.namespace, inside.index));
+                homes.others.extend(place);
+                homes.other_veths.extend(host_index(interface));
+                if pod.namespaces == 1 && !interface.claimed {
+                    homes.veths.extend(host_index(interface));
+                    homes.inside.extend(place);
+                }
+            }
         }
         homes
     }
 
     fn attach_netdev<'p>(&self, own: impl Iterator<Item = &'p Interface>, slot: Slot, actions: &mut Vec<Action>) {
         for interface in own {
-            let Some(Inside { namespace, index, pid }) = interface.inside else { continue };
-            let key = NetdevKey { slot, namespace, index };
+            let Some(Inside { namespace, index, way }) = &interface.inside else { continue };
+            let key = NetdevKey { slot, namespace: *namespace, index: *index };
             for direction in netdev_directions(interface) {
                 if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.is_live()) {
                     let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
-                    actions.push(Action::AttachNetdev(NetdevPlace { has_host_end, key, pid, name }, direction));
+                    let place = NetdevPlace { has_host_end, key, way: way.clone(), name };
+                    actions.push(Action::AttachNetdev(place, direction));
                 }
             }
         }
@@ -224,7 +231,7 @@ impl View<'_> {
     }
 
     fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, homes: &Homes, actions: &mut Vec<Action>) {
-        let place = |interface: &Interface| interface.inside.map(|inside| (inside.namespace, inside.index));
+        let place = |interface: &Interface| interface.inside.as_ref().map(|inside| (inside.namespace, inside.index));
         let owners = self.owners(|pod| pod.interfaces.iter().filter_map(place).collect());
         let slots: BTreeMap<&PodUid, &Slot> = wanted.iter().map(|(slot, uid)| (uid, slot)).collect();
         // What is attached anew replaces the pin; a pod that there is no slot for keeps what cuts it.
@@ -309,18 +316,29 @@ impl View<'_> {
 
 /// Interfaces that are the only ways out of some healthy pod. They are cut for nobody else: a process can enter another
 /// pod's namespace, and all hostNetwork pods of a nested node have that node's interfaces.
+///
+/// What the container runtime says makes none of them, or it could let somebody out. And where it says alone that an
+/// interface is a pod's, that one is not cut if it is a healthy pod's in any way.
 #[derive(Debug, Default)]
 struct Homes {
     veths: BTreeSet<IfIndex>,
     inside: BTreeSet<(u64, u32)>,
+    /// Those that healthy pods have, their only ones or not.
+    other_veths: BTreeSet<IfIndex>,
+    others: BTreeSet<(u64, u32)>,
 }
 
 impl Homes {
     /// The interfaces that may be cut for `pod`.
     fn leave<'p>(&self, pod: &'p Pod) -> impl Iterator<Item = &'p Interface> {
-        pod.interfaces.iter().filter(|interface| match &interface.host {
-            Some(veth) => !self.veths.contains(&veth.ifindex),
-            None => interface.inside.is_none_or(|inside| !self.inside.contains(&(inside.namespace, inside.index))),
+        pod.interfaces.iter().filter(|interface| {
+            let (veths, inside) =
+                if interface.claimed { (&self.other_veths, &self.others) } else { (&self.veths, &self.inside) };
+            match (&interface.host, &interface.inside) {
+                (Some(veth), _) => !veths.contains(&veth.ifindex),
+                (None, Some(place)) => !inside.contains(&(place.namespace, place.index)),
+                (None, None) => true,
+            }
         })
     }
 }

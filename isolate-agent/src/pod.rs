@@ -1,9 +1,13 @@
-//! Pod UIDs: their spellings, and what a user may type for one.
+//! Pod UIDs: their spellings, and what a user may type for one. Their names are in `name`.
+
+mod name;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::name::{PodName, PodQuery, QueryError};
 
 /// Fewest hex digits that a user may give of a UID.
 pub const MIN_PREFIX: usize = 8;

@@ -14,6 +14,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
+use crate::inventory::cri::endpoint;
+
 /// Pods that can be isolated at once, unless set otherwise.
 pub const DEFAULT_MAX_ISOLATED: u32 = 4096;
 /// What that number may be set to.
@@ -75,6 +77,8 @@ pub struct Settings {
     pub bpffs: PathBuf,
     /// The cgroup tree; found from the mounts if not set.
     pub cgroup_root: Option<PathBuf>,
+    /// The container runtime's CRI socket; found in the usual places if not set.
+    pub cri_endpoint: Option<PathBuf>,
     /// Pods that can be isolated at once; sizes the maps when they are made.
     pub max_isolated: u32,
     /// Where Prometheus scrapes.
@@ -99,6 +103,8 @@ pub struct Layer {
     pub bpffs: Option<PathBuf>,
     /// See [`Settings::cgroup_root`].
     pub cgroup_root: Option<PathBuf>,
+    /// See [`Settings::cri_endpoint`]; with or without `unix://` in front.
+    pub cri_endpoint: Option<PathBuf>,
     /// See [`Settings::max_isolated`].
     pub max_isolated: Option<u32>,
     /// See [`Settings::metrics_addr`].
@@ -153,6 +159,7 @@ impl Layer {
             state_dir: self.state_dir.or(weaker.state_dir),
             bpffs: self.bpffs.or(weaker.bpffs),
             cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
+            cri_endpoint: self.cri_endpoint.or(weaker.cri_endpoint),
             max_isolated: self.max_isolated.or(weaker.max_isolated),
             metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
             arm: self.arm.or(weaker.arm),
@@ -176,6 +183,10 @@ impl TryFrom<Layer> for Settings {
             state_dir: absolute("state_dir", layer.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?,
             bpffs: absolute("bpffs", layer.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
             cgroup_root: layer.cgroup_root.map(|path| absolute("cgroup_root", path)).transpose()?,
+            cri_endpoint: layer
+                .cri_endpoint
+                .map(|given| absolute("cri_endpoint", endpoint::path(&given)))
+                .transpose()?,
             max_isolated,
             metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
             arm: layer.arm.unwrap_or(Arm::All),
@@ -236,7 +247,7 @@ mod tests {
     #[test]
     fn every_key_of_the_file_arrives() {
         let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
-                    metrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n\
+                    cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n\
                     retention = '36h'\n";
         let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
         let expected = Settings {
@@ -244,6 +255,7 @@ mod tests {
             state_dir: "/s".into(),
             bpffs: "/b".into(),
             cgroup_root: Some("/c".into()),
+            cri_endpoint: Some("/c/cri.sock".into()),
             max_isolated: 7,
             metrics_addr: "[::1]:80".parse().expect("an address"),
             arm: Arm::OnDemand,
@@ -273,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        for key in ["run_dir", "state_dir", "bpffs", "cgroup_root"] {
+        for key in ["run_dir", "state_dir", "bpffs", "cgroup_root", "cri_endpoint"] {
             let layer = file(&format!("{key} = 'relative/path'")).expect("a valid file");
             let error = Settings::try_from(layer).expect_err(key);
             assert!(error.to_string().contains(key), "{error}");

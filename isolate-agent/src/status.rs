@@ -2,21 +2,23 @@
 
 mod power;
 
+use std::collections::BTreeMap;
+
 use crate::{
     control::protocol::{
         Coverage, Drops, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
     },
-    desired::Entry,
-    inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
+    desired::{Entry, Record},
+    inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod, cri::PodFacts},
     observed::{LinkState, NetdevKey, Observed, Slot},
     plan::netdev_directions,
-    pod::PodUid,
+    pod::{PodName, PodUid},
     settings::Arm,
 };
 use isolate_common::{DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
 
 /// Why an unarmed pod could not be armed, where the kernel said so.
-pub type Unattachable = std::collections::BTreeMap<IfIndex, String>;
+pub type Unattachable = BTreeMap<IfIndex, String>;
 
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
@@ -88,7 +90,7 @@ fn netdev_state(
         let why = "what goes out here comes by the host end";
         return (HookState::NotApplicable, Some(why.to_owned()));
     }
-    let (Some(Inside { namespace, index, .. }), Some(slot)) = (interface.inside, slot) else {
+    let (Some(&Inside { namespace, index, .. }), Some(slot)) = (interface.inside.as_ref(), slot) else {
         return missing("the interface was not there a moment ago");
     };
     link_state(observed.netdev_links.get(&(NetdevKey { slot, namespace, index }, direction)), None)
@@ -166,9 +168,11 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
 }
 
 /// One isolated pod, in full.
+#[expect(clippy::too_many_arguments, reason = "each is one source of what is shown")]
 pub fn isolation(
     uid: &PodUid,
     entry: &Entry,
+    facts: Option<&PodFacts>,
     pod: Option<&Pod>,
     slot: Option<Slot>,
     observed: &Observed,
@@ -189,8 +193,13 @@ pub fn isolation(
             (*since, "unknown".to_owned(), Some(format!("its record cannot be read: {why}")))
         }
     };
+    let name = name(facts, entry.record());
     Isolation {
         uid: uid.to_string(),
+        namespace: name.map(|name| name.namespace().to_owned()),
+        name: name.map(|name| name.name().to_owned()),
+        labels: facts.map(|facts| facts.labels.clone()).unwrap_or_default(),
+        ips: facts.map_or_else(Vec::new, |facts| facts.ips.iter().map(ToString::to_string).collect()),
         present: pod.is_some(),
         host_network: pod.is_some_and(|pod| pod.host_network),
         reason,
@@ -210,6 +219,11 @@ pub fn isolation(
     }
 }
 
+/// What the runtime calls a pod now, or what it was called when it was isolated.
+pub fn name<'a>(facts: Option<&'a PodFacts>, record: Option<&'a Record>) -> Option<&'a PodName> {
+    facts.and_then(|facts| facts.name.as_ref()).or_else(|| record.and_then(|record| record.pod.as_ref()))
+}
+
 fn drops(counters: &SlotCounters) -> Vec<Drops> {
     let mut drops = Vec::new();
     for hook in HOOKS {
@@ -225,6 +239,7 @@ fn drops(counters: &SlotCounters) -> Vec<Drops> {
 /// Pods that are not armed, and why; and how many are.
 pub fn arming(
     inventory: &Inventory,
+    names: &BTreeMap<PodUid, PodFacts>,
     observed: &Observed,
     arm: Arm,
     unattachable: &Unattachable,
@@ -234,7 +249,8 @@ pub fn arming(
         .values()
         .filter_map(|pod| {
             let (reason, detail) = why_unarmed(pod, observed, arm, unattachable)?;
-            Some(Unarmed { uid: pod.uid.to_string(), reason, detail })
+            let name = name(names.get(&pod.uid), None).map(ToString::to_string);
+            Some(Unarmed { uid: pod.uid.to_string(), pod: name, reason, detail })
         })
         .collect();
     (inventory.pods.len() - unarmed.len(), unarmed)

@@ -49,7 +49,7 @@ fn every_spelling() {
     }
 }
 
-/// Their UID is the hash of their manifest, without dashes.
+/// Their UID is the hash of their manifest, without dashes. A node is set up with them, so it takes `--force`.
 fn static_pods() {
     let scene = Scene::new();
     let Scene { agent, neighbour, node, .. } = &scene;
@@ -59,7 +59,10 @@ fn static_pods() {
     {
         let pod = node.pod(&Spec { uid: Some(uid.to_owned()), driver, ..Spec::default() });
         let path = Path::shown(UDP, pod.end(), neighbour.end());
-        agent.add(&[uid]);
+        let refused = agent.run(&["add", uid]).expect(4);
+        assert!(refused.text().contains("stop working"), "it does not say what for\n{}", refused.text());
+        path.assert_flows();
+        agent.add(&["--force", uid]);
         assert_eq!(agent.isolated(), [uid]);
         path.assert_cut();
         agent.remove(&[uid]);

@@ -3,7 +3,7 @@
 use isolate_agent::{
     control::protocol::Code,
     events::{Event, Journal},
-    pod::UidQuery,
+    pod::PodQuery,
     settings::Settings,
 };
 
@@ -14,10 +14,14 @@ use super::{
 use crate::args::{EventsOf, Form};
 
 pub(crate) fn run(args: &EventsOf, settings: &Settings) -> Result<Code, CliError> {
-    let query = args.uid.as_ref().map(|text| text.parse::<UidQuery>()).transpose()?;
+    let query = args.uid.as_ref().map(|text| text.parse::<PodQuery>()).transpose()?;
     let journal = Journal::new(&settings.state_dir);
     let mut events = journal.read().map_err(|source| CliError::Journal { path: journal.path().to_owned(), source })?;
-    events.retain(|event| query.as_ref().is_none_or(|query| query.matches(&event.uid)));
+    events.retain(|event| match &query {
+        None => true,
+        Some(PodQuery::Uid(query)) => query.matches(&event.uid),
+        Some(PodQuery::Name(name)) => event.pod.as_ref() == Some(name),
+    });
     let text = match args.output {
         Form::Text => table(&events, Style::of_stdout()),
         form => output::document(&events, form)?,
@@ -30,13 +34,14 @@ fn table(events: &[Event], style: Style) -> String {
     let rows = events.iter().map(|event| {
         vec![
             Cell::from(event.uid.to_string()),
+            Cell::from(event.pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
             Cell::from(format!("{:.0}", event.at)),
             Cell::from(output::word(&event.kind)),
             Cell::from(event.by.as_deref().unwrap_or("-")),
             Cell::from(event.detail.as_deref().unwrap_or("-")),
         ]
     });
-    output::table(&["UID", "TIME", "EVENT", "BY", "DETAIL"], rows.collect(), style)
+    output::table(&["UID", "POD", "TIME", "EVENT", "BY", "DETAIL"], rows.collect(), style)
 }
 
 #[cfg(test)]
@@ -50,12 +55,14 @@ mod tests {
         let event = Event {
             at: "2026-01-02T03:04:05Z".parse().expect("a time"),
             uid: "0f0e0d0c-1234-4000-8000-0123456789ab".parse().expect("a UID"),
+            pod: "default/web-0".parse().ok(),
             kind: Kind::HookLost,
             by: None,
             detail: Some("veth\nx\x1b[31m".to_owned()),
         };
         let text = table(&[event], Style { terminal: false, colour: false, width: None });
-        let row = "0f0e0d0c-1234-4000-8000-0123456789ab\t2026-01-02T03:04:05Z\thook_lost\t-\tveth?x?[31m\n";
-        assert_eq!(text, format!("UID\tTIME\tEVENT\tBY\tDETAIL\n{row}"));
+        let row =
+            "0f0e0d0c-1234-4000-8000-0123456789ab\tdefault/web-0\t2026-01-02T03:04:05Z\thook_lost\t-\tveth?x?[31m\n";
+        assert_eq!(text, format!("UID\tPOD\tTIME\tEVENT\tBY\tDETAIL\n{row}"));
     }
 }

@@ -12,8 +12,9 @@ use isolate_agent::{
     desired::Store,
     events::Journal,
     evidence::{Bundle, EvidenceError, Subject, Summary},
-    inventory::{Inventory, InventoryError, Scanner},
-    pod::{PodUid, UidError, UidQuery},
+    inventory::{Inventory, InventoryError, Scanner, cri::Cri},
+    pod::{PodQuery, PodUid, QueryError},
+    reconcile::Direct,
     settings::Settings,
 };
 use thiserror::Error;
@@ -33,7 +34,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 #[derive(Debug, Error)]
 pub(crate) enum CollectError {
     #[error(transparent)]
-    Uid(#[from] UidError),
+    Pod(#[from] QueryError),
     #[error("no pod {0} on this node; `kubectl get pod -A -o wide` says on which node it runs")]
     NoSuchPod(String),
     #[error("{text} means several pods of this node: {candidates}")]
@@ -51,7 +52,7 @@ pub(crate) enum CollectError {
 impl CollectError {
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Uid(_) | Self::Ambiguous { .. } => Code::Usage,
+            Self::Pod(_) | Self::Ambiguous { .. } => Code::Usage,
             Self::NoSuchPod(_) => Code::NoSuchPod,
             Self::Inventory(_) | Self::Bundle(_) | Self::Runtime(_) | Self::Stuck => Code::Failed,
         }
@@ -132,16 +133,24 @@ fn progress(what: &str) {
 async fn open(text: &str, path: &Path, with_env: bool, settings: &Settings) -> Result<Bundle, CollectError> {
     let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
     let inventory = scanner.scan([]).await?;
-    let uid = resolve(text, &inventory)?;
+    let query: PodQuery = text.parse()?;
+    let names = match query {
+        PodQuery::Name(_) => Cri::asked_once(settings.cri_endpoint.as_deref(), Direct::CRI_PATIENCE).await,
+        PodQuery::Uid(_) => Cri::default(),
+    };
+    let uid = resolve(text, &query, &inventory, &names)?;
     let (cgroups, pids) = scanner.processes(uid).await?;
     let description = format!("{:#?}\n", inventory.pods[&uid]);
     let subject = Subject { uid, description, cgroups, pids, records: records(uid, settings) };
     Ok(Bundle::create(path, subject, with_env)?)
 }
 
-fn resolve(text: &str, inventory: &Inventory) -> Result<PodUid, CollectError> {
-    let query: UidQuery = text.parse()?;
-    let matching: Vec<&PodUid> = inventory.pods.keys().filter(|uid| query.matches(uid)).collect();
+fn resolve(text: &str, query: &PodQuery, inventory: &Inventory, names: &Cri) -> Result<PodUid, CollectError> {
+    let is_meant = |uid: &&PodUid| match query {
+        PodQuery::Uid(query) => query.matches(uid),
+        PodQuery::Name(name) => names.name(uid).as_ref() == Some(name),
+    };
+    let matching: Vec<&PodUid> = inventory.pods.keys().filter(is_meant).collect();
     match matching.as_slice() {
         [] => Err(CollectError::NoSuchPod(text.to_owned())),
         [uid] => Ok(**uid),

@@ -35,9 +35,9 @@ fn table(isolations: &[Isolation], now: Timestamp, wide: bool, style: Style) -> 
     if isolations.is_empty() && style.terminal {
         return "No pod is isolated.\n".to_owned();
     }
-    let mut header = vec!["UID", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"];
+    let mut header = vec!["UID", "POD", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"];
     if wide {
-        header.extend(["IN", "OUT", "LOOPBACK", "RECORD", "HOOKS", "OPEN"]);
+        header.extend(["IN", "OUT", "LOOPBACK", "RECORD", "ADDRESSES", "HOOKS", "OPEN"]);
     }
     let rows = isolations.iter().map(|isolation| row(isolation, now, wide)).collect();
     output::table(&header, rows, style)
@@ -50,6 +50,7 @@ fn row(isolation: &Isolation, now: Timestamp, wide: bool) -> Vec<Cell> {
     };
     let mut row = vec![
         Cell::from(isolation.uid.as_str()),
+        Cell::from(isolation.pod().unwrap_or_else(|| "-".to_owned())),
         Cell::from(output::age(isolation.since, now)),
         Cell::from(isolation.until.map_or_else(|| "-".to_owned(), |until| left(until, now))),
         Cell::from(isolation.by.as_str()),
@@ -68,6 +69,7 @@ fn row(isolation: &Isolation, now: Timestamp, wide: bool) -> Vec<Cell> {
             Cell::from(dropped(Some("out")).to_string()),
             Cell::from(if isolation.keep_loopback { "kept" } else { "cut" }),
             Cell::from(output::word(&isolation.record)),
+            Cell::from(output::or_dash(isolation.ips.join(" "))),
             Cell::from(output::or_dash(hooks.join(" "))),
             Cell::from(output::or_dash(isolation.open.join("; "))),
         ]);
@@ -103,13 +105,16 @@ mod tests {
         let status = sample::status();
         let text = table(&status.isolations, status.taken_at, false, PIPE);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-        assert_eq!(lines[0], ["UID", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"]);
+        assert_eq!(lines[0], ["UID", "POD", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"]);
         let by = "alice (uid 0) with isolate-agent, pid 123";
         let reason = sample::LONG_REASON;
-        assert_eq!(lines[1], ["0f0e0d0c-1234-4000-8000-0123456789ab", "1h2m", "in 1h", by, "partial", "42", reason]);
+        assert_eq!(
+            lines[1],
+            ["0f0e0d0c-1234-4000-8000-0123456789ab", "default/web-0", "1h2m", "in 1h", by, "partial", "42", reason]
+        );
         assert_eq!(lines.len(), 2);
         let wide = table(&status.isolations, status.taken_at, true, PIPE);
-        assert!(wide.lines().all(|line| line.split('\t').count() == 13), "{wide}");
+        assert!(wide.lines().all(|line| line.split('\t').count() == 15), "{wide}");
         assert!(!wide.contains('\x1b'));
     }
 
@@ -141,7 +146,7 @@ mod tests {
     #[test]
     fn an_empty_list_is_said_to_a_person_only() {
         let now = sample::status().taken_at;
-        assert_eq!(table(&[], now, false, PIPE), "UID\tSINCE\tUNTIL\tBY\tCOVERAGE\tDROPPED\tREASON\n");
+        assert_eq!(table(&[], now, false, PIPE), "UID\tPOD\tSINCE\tUNTIL\tBY\tCOVERAGE\tDROPPED\tREASON\n");
         let person = table(&[], now, false, Style { terminal: true, ..PIPE });
         assert_eq!(person, "No pod is isolated.\n");
     }

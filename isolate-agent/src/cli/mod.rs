@@ -22,7 +22,7 @@ use std::{error::Error, io, path::PathBuf, process::ExitCode};
 use isolate_agent::{
     control::{FindError, RequestError, client::ClientError, protocol::Code},
     daemon,
-    pod::UidError,
+    pod::QueryError,
     reconcile::OpenError,
     settings::{Layer, Settings, SettingsError},
 };
@@ -40,7 +40,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error(transparent)]
-    Uid(#[from] UidError),
+    Pod(#[from] QueryError),
     #[error(transparent)]
     Find(#[from] FindError),
     #[error(transparent)]
@@ -67,7 +67,7 @@ impl CliError {
     /// How the command ends.
     const fn code(&self) -> Code {
         match self {
-            Self::Settings(_) | Self::Request(_) | Self::Uid(_) | Self::EvidenceOfSeveral => Code::Usage,
+            Self::Settings(_) | Self::Request(_) | Self::Pod(_) | Self::EvidenceOfSeveral => Code::Usage,
             Self::Evidence(error) => error.code(),
             Self::Find(error) => error.code(),
             Self::Client(ClientError::Refused { code, .. }) => *code,

@@ -26,6 +26,10 @@ pub(crate) fn status() -> Status {
         version: "0.1.0".to_owned(),
         isolations: vec![Isolation {
             uid: "0f0e0d0c-1234-4000-8000-0123456789ab".to_owned(),
+            namespace: Some("default".to_owned()),
+            name: Some("web-0".to_owned()),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ips: vec!["10.88.0.7".to_owned()],
             present: true,
             host_network: false,
             reason: Some(LONG_REASON.to_owned()),
@@ -48,6 +52,7 @@ pub(crate) fn status() -> Status {
         pods_armed: 2,
         unarmed: vec![Unarmed {
             uid: "1f0e0d0c-1234-4000-8000-0123456789ab".to_owned(),
+            pod: None,
             reason: UnarmedReason::HostNetwork,
             detail: "it uses the node's network".to_owned(),
         }],

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use isolate_agent::{
     control::protocol::{Code, HookState, Isolation, Record, Status},
-    pod::UidQuery,
+    pod::PodQuery,
     settings::Settings,
 };
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use super::{
 use crate::args::{Form, StatusOf};
 
 pub(crate) async fn run(args: &StatusOf, settings: Settings) -> Result<Code, CliError> {
-    let query = args.uid.as_ref().map(|text| Ok::<_, CliError>((text, text.parse::<UidQuery>()?))).transpose()?;
+    let query = args.uid.as_ref().map(|text| Ok::<_, CliError>((text, text.parse::<PodQuery>()?))).transpose()?;
     let status = Backend::open(settings).await?.status().await?;
     let style = Style::of_stdout();
     let text = match query {
@@ -62,11 +62,12 @@ fn node(status: &Status, style: Style) -> String {
         let rows = status.unarmed.iter().map(|unarmed| {
             vec![
                 Cell::from(unarmed.uid.as_str()),
+                Cell::from(unarmed.pod.as_deref().unwrap_or("-")),
                 Cell::from(output::word(&unarmed.reason)),
                 Cell::from(unarmed.detail.as_str()),
             ]
         });
-        text.push_str(&output::table(&["UID", "REASON", "DETAIL"], rows.collect(), style));
+        text.push_str(&output::table(&["UID", "POD", "REASON", "DETAIL"], rows.collect(), style));
     }
     text
 }
@@ -77,6 +78,14 @@ fn pods(count: usize) -> String {
 
 fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
     let mut text = format!("Pod {}\n", output::printable(&isolation.uid));
+    line(&mut text, "name", &Cell::from(isolation.pod().unwrap_or_else(|| "-".to_owned())), style);
+    if !isolation.labels.is_empty() {
+        let labels: Vec<String> = isolation.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        line(&mut text, "labels", &Cell::from(labels.join(",")), style);
+    }
+    if !isolation.ips.is_empty() {
+        line(&mut text, "addresses", &Cell::from(isolation.ips.join(", ")), style);
+    }
     let since = format!("{:.0} ({} ago)", isolation.since, output::age(isolation.since, now));
     line(&mut text, "since", &Cell::from(since), style);
     line(&mut text, "until", &until(isolation, now), style);
@@ -171,6 +180,9 @@ mod tests {
             "40 packets, 4000 bytes (cgroup, out)",
             "3 packets dropped in the kernel: no_gate",
             "host_network",
+            "default/web-0",
+            "app=web",
+            "10.88.0.7",
         ] {
             assert!(text.contains(said), "{said:?} is missing in\n{text}");
         }

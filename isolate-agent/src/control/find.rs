@@ -3,19 +3,19 @@
 use thiserror::Error;
 
 use super::protocol::{Code, Isolation, Status};
-use crate::pod::{PodUid, UidQuery};
+use crate::pod::{PodQuery, PodUid};
 
 /// Why no one isolated pod is meant.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FindError {
     /// None fits.
-    #[error("no isolated pod has the UID {query}: whatever runs under it has its network")]
+    #[error("no isolated pod is {query}: whatever runs under that has its network")]
     NotIsolated {
         /// What was asked for.
         query: String,
     },
     /// Several fit.
-    #[error("{query} means several isolated pods, give more of the UID: {}", candidates.join(", "))]
+    #[error("{query} means several isolated pods, give one of their UIDs: {}", candidates.join(", "))]
     Ambiguous {
         /// What was asked for.
         query: String,
@@ -36,8 +36,11 @@ impl FindError {
 
 impl Status {
     /// Where the one isolated pod stands that `query` means, which was spelled `text`.
-    pub fn find(&self, text: &str, query: &UidQuery) -> Result<usize, FindError> {
-        let is_meant = |isolation: &Isolation| isolation.uid.parse::<PodUid>().is_ok_and(|uid| query.matches(&uid));
+    pub fn find(&self, text: &str, query: &PodQuery) -> Result<usize, FindError> {
+        let is_meant = |isolation: &Isolation| match query {
+            PodQuery::Uid(query) => isolation.uid.parse::<PodUid>().is_ok_and(|uid| query.matches(&uid)),
+            PodQuery::Name(name) => isolation.pod().is_some_and(|pod| pod == name.to_string()),
+        };
         let found: Vec<usize> =
             self.isolations.iter().enumerate().filter(|(_, i)| is_meant(i)).map(|(index, _)| index).collect();
         match found[..] {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::protocol::{AddRequest, RemoveRequest};
-use crate::pod::{UidError, UidQuery};
+use crate::pod::{PodQuery, QueryError};
 
 /// Most UIDs in one request.
 pub const MAX_UIDS: usize = 4096;
@@ -17,7 +17,7 @@ pub const MAX_REASON_BYTES: usize = 1024;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RequestError {
     /// No pod is named.
-    #[error("no pod is named: give at least one pod UID")]
+    #[error("no pod is named: give at least one pod UID or namespace/name")]
     NoUids,
     /// Neither pods nor all of them.
     #[error("nothing to release: give pod UIDs, or ask for all")]
@@ -31,9 +31,9 @@ pub enum RequestError {
         /// How many.
         given: usize,
     },
-    /// Not the UID of a pod.
+    /// Neither the UID of a pod nor its name.
     #[error("{0}; nothing was changed")]
-    Uid(#[from] UidError),
+    Pod(#[from] QueryError),
     /// Two ends.
     #[error("give either for how long or until when, not both: nothing was changed")]
     ForAndUntil,
@@ -116,7 +116,7 @@ fn check_uids(uids: &[String]) -> Result<(), RequestError> {
         return Err(RequestError::TooMany { given: uids.len() });
     }
     for uid in uids {
-        uid.parse::<UidQuery>()?;
+        uid.parse::<PodQuery>()?;
     }
     Ok(())
 }
@@ -149,16 +149,16 @@ mod tests {
         assert_eq!(limited(Some(u64::MAX), None), Err(RequestError::ForTooLong { secs: u64::MAX }));
         assert!(matches!(limited(None, Some(past)), Err(RequestError::UntilPast { until, .. }) if until == past));
         let malformed = AddRequest { uids: vec!["../etc".to_owned()], ..AddRequest::default() };
-        assert!(matches!(malformed.check(), Err(RequestError::Uid(_))));
+        assert!(matches!(malformed.check(), Err(RequestError::Pod(_))));
     }
 
     #[test]
     fn remove_takes_pods_or_all() {
         let remove = |uids: &[&str], all| RemoveRequest { uids: uids.iter().map(ToString::to_string).collect(), all };
-        assert_eq!(remove(&["0f0e0d0c"], false).check(), Ok(()));
+        assert_eq!(remove(&["0f0e0d0c", "default/web-0"], false).check(), Ok(()));
         assert_eq!(remove(&[], true).check(), Ok(()));
         assert_eq!(remove(&[], false).check(), Err(RequestError::NothingToRemove));
         assert_eq!(remove(&["0f0e0d0c"], true).check(), Err(RequestError::UidsAndAll));
-        assert!(matches!(remove(&["web-0"], false).check(), Err(RequestError::Uid(_))));
+        assert!(matches!(remove(&["web-0"], false).check(), Err(RequestError::Pod(_))));
     }
 }

@@ -55,6 +55,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it names a pod as the container runtime does.
+    pub fn names_pods(&self) -> bool {
+        let uids = match self {
+            Self::Add { request, .. } => &request.uids,
+            Self::Remove { request, .. } => &request.uids,
+            Self::Status { .. } => return false,
+        };
+        uids.iter().any(|text| text.contains('/'))
+    }
+}
+
 /// The reconcile loop has ended: the process is about to end too.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("the agent is shutting down; what is isolated stays isolated: ask again in a moment")]

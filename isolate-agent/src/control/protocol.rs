@@ -1,5 +1,7 @@
 //! The versioned types of the control socket, which `-o json` prints as well. Additions only, within `/v1`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,7 +10,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
-    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more. At most 4096.
+    /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or `namespace/name`. At most 4096.
     pub uids: Vec<String>,
     /// Why, in the responder's words. At most 1024 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,7 +26,7 @@ pub struct AddRequest {
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// Isolates what is refused otherwise: the agent's own pod, processes of the node.
+    /// Isolates what is refused otherwise: the agent's own pod, processes of the node, static pods, `kube-system`.
     #[serde(default)]
     pub force: bool,
     /// Resolves and checks, changes nothing.
@@ -36,7 +38,7 @@ pub struct AddRequest {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveRequest {
-    /// Pod UIDs in any spelling, or unique prefixes. Empty with `all`.
+    /// Pods: UIDs in any spelling, unique prefixes, or `namespace/name`. Empty with `all`.
     #[serde(default)]
     pub uids: Vec<String>,
     /// Every isolated pod.
@@ -59,6 +61,9 @@ pub struct Outcome {
     /// The pod's UID, where one was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// Its `namespace/name`, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// How it ended.
     pub code: Code,
     /// What happened, what is still enforced and what to do next, for a person.
@@ -115,6 +120,13 @@ impl Code {
     }
 }
 
+impl Isolation {
+    /// `namespace/name`, where that is known.
+    pub fn pod(&self) -> Option<String> {
+        Some(format!("{}/{}", self.namespace.as_ref()?, self.name.as_ref()?))
+    }
+}
+
 impl Outcomes {
     /// The gravest outcome: failed, usage, no such pod, refused, partly covered, done. Nothing asked is done.
     pub fn worst(&self) -> Code {
@@ -158,6 +170,18 @@ pub struct Status {
 pub struct Isolation {
     /// The pod's UID.
     pub uid: String,
+    /// Its namespace, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name there, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its labels, as the container runtime told them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses, as the container runtime told them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
     /// Whether the pod is on this node now.
     pub present: bool,
     /// Whether it uses the node's own network namespace.
@@ -259,6 +283,9 @@ pub struct Drops {
 pub struct Unarmed {
     /// The pod's UID.
     pub uid: String,
+    /// Its `namespace/name`, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Why: a fixed word, also a metric label.
     pub reason: UnarmedReason,
     /// The same for a person.
@@ -300,6 +327,7 @@ mod tests {
         let outcome = |&code| Outcome {
             query: String::new(),
             uid: None,
+            pod: None,
             code,
             message: String::new(),
             open: Vec::new(),

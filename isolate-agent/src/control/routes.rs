@@ -25,7 +25,7 @@ use super::{
     requester::Requester,
     server::SocketCounters,
 };
-use crate::pod::{UidError, UidQuery};
+use crate::pod::{PodQuery, QueryError};
 
 /// Largest body: 4096 UIDs and a reason take a fifth of it.
 pub(super) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -100,7 +100,8 @@ async fn remove(
 
 /// Releases one pod.
 #[utoipa::path(delete, path = "/v1/isolations/{uid}",
-    params(("uid" = String, Path, description = "The pod's UID in any spelling, or a unique prefix of it")),
+    params(("uid" = String, Path, description = "The pod's UID in any spelling, a unique prefix of it, or \
+        `namespace%2Fname`")),
     responses(
         (status = 200, body = Outcomes, description = "Released"),
         (status = 400, body = ErrorBody, description = "A malformed UID: nothing was released. With an `Outcomes` \
@@ -139,7 +140,8 @@ async fn status(State(commands): State<Commands>) -> Result<Json<Status>, Refusa
 
 /// Describes one isolated pod.
 #[utoipa::path(get, path = "/v1/status/{uid}",
-    params(("uid" = String, Path, description = "The pod's UID in any spelling, or a unique prefix of it")),
+    params(("uid" = String, Path, description = "The pod's UID in any spelling, a unique prefix of it, or \
+        `namespace%2Fname`")),
     responses(
         (status = 200, body = Isolation, description = "The pod, its hooks and its drops"),
         (status = 400, body = ErrorBody, description = "A malformed UID, or a prefix that means several pods"),
@@ -151,8 +153,8 @@ async fn status_of(
     uid: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Isolation>, Refusal> {
     let text = uid_of(uid)?;
-    let query: UidQuery =
-        text.parse().map_err(|e: UidError| error(StatusCode::BAD_REQUEST, Code::Usage, e.to_string()))?;
+    let query: PodQuery =
+        text.parse().map_err(|e: QueryError| error(StatusCode::BAD_REQUEST, Code::Usage, e.to_string()))?;
     let mut status = commands.status().await.map_err(gone)?;
     match status.find(&text, &query) {
         Ok(index) => Ok(Json(status.isolations.swap_remove(index))),

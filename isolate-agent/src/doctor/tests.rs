@@ -11,6 +11,7 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         state_dir: root.join("state"),
         bpffs: root.join("bpf/isolate-agent"),
         cgroup_root: None,
+        cri_endpoint: None,
         max_isolated: DEFAULT_MAX_ISOLATED,
         metrics_addr: ([127, 0, 0, 1], 9477).into(),
         arm: Arm::All,

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     thread,
@@ -42,12 +42,13 @@ impl NetdevPrograms {
 
 /// Runs `act` on a thread of its own that has entered the namespace of `place`, and ends with it.
 ///
-/// No thread of the agent's ever has to find its way back. Errors when the process that led there is gone, or lives
-/// elsewhere by now: a process id is used again.
+/// No thread of the agent's ever has to find its way back. Errors when what led there is gone, or leads elsewhere by now: a
+/// process id is used again.
 pub(super) fn within<T: Send>(place: &NetdevPlace, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let namespace = File::open(format!("/proc/{}/ns/net", place.pid))?;
+    let namespace = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(place.way.path())?;
     if namespace.metadata()?.ino() != place.key.namespace {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the process lives in another namespace by now"));
+        let error = format!("{} leads to another namespace by now", place.way.path().display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, error));
     }
     let enter = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;

@@ -1,8 +1,10 @@
 //! What runs on the node: pod UID to cgroup, network namespaces and host veths. Reads only; decides nothing.
 //!
-//! cgroupfs, procfs and netlink are enough: neither a container runtime nor an API server is asked.
+//! cgroupfs, procfs and netlink are enough. What a container runtime tells ([`cri`]) adds namespaces to those of a pod's
+//! processes, and never takes one away.
 
 pub(crate) mod cgroup;
+pub mod cri;
 mod guard;
 pub(crate) mod hierarchy;
 mod link;
@@ -12,7 +14,12 @@ mod power;
 mod process;
 mod scan;
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::io::Errno;
 use thiserror::Error;
@@ -139,17 +146,38 @@ pub struct Interface {
     pub host: Option<HostVeth>,
     /// How to get at it from inside; none if it came up too late to be asked for it.
     pub inside: Option<Inside>,
+    /// Whether only the container runtime says that it is this pod's: no process of it was seen in its namespace.
+    pub claimed: bool,
 }
 
 /// An interface as its own namespace has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Inside {
     /// Inode number of the namespace: unique for as long as the namespace lives.
     pub namespace: u64,
     /// Its index there.
     pub index: u32,
-    /// A process that lives there.
-    pub pid: i32,
+    /// What leads there.
+    pub way: Way,
+}
+
+/// What leads to a network namespace. Either may lead elsewhere a moment later.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// A process that lives in it.
+    Process(i32),
+    /// A file that keeps it, as runtimes make them.
+    File(Arc<Path>),
+}
+
+impl Way {
+    /// The file to open.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Process(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            Self::File(path) => path.to_path_buf(),
+        }
+    }
 }
 
 /// The host end of a pod's veth.

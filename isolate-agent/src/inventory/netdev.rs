@@ -39,6 +39,8 @@ const STANDING_ON_OTHERS: [&str; 25] = [
 #[derive(Debug, Default)]
 pub(super) struct Exits {
     nsid: i32,
+    /// Whether only the runtime says that the namespace is the pod's.
+    claimed: bool,
     found: Vec<Exit>,
 }
 
@@ -73,15 +75,19 @@ pub(super) fn exits<'a>(
     }
     let node = netlink.links(None)?;
     let exits = |(namespace, nsid, links): &(&Netns, i32, Vec<Link>)| {
-        let place = |index| Inside { namespace: namespace.inode(), index, pid: namespace.pid };
-        Exits { nsid: *nsid, found: join(*nsid, links, &node, place) }
+        let place = |index| Inside { namespace: namespace.inode(), index, way: namespace.way.clone() };
+        let mut found = join(*nsid, links, &node, place);
+        for exit in &mut found {
+            exit.interface.claimed = namespace.is_claimed();
+        }
+        Exits { nsid: *nsid, claimed: namespace.is_claimed(), found }
     };
     Ok(inside.iter().map(exits).collect())
 }
 
 /// The interfaces of a pod, from all its namespaces: those that lead from one of them to another stay inside it.
 pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
-    let own: HashSet<i32> = of.iter().map(|exits| exits.nsid).collect();
+    let own: HashSet<i32> = of.iter().filter(|exits| !exits.claimed).map(|exits| exits.nsid).collect();
     let leads_out = |exit: &Exit| exit.interface.host.is_some() || exit.to.is_none_or(|to| !own.contains(&to));
     of.into_iter().flat_map(|exits| exits.found).filter(leads_out).map(|exit| exit.interface).collect()
 }
@@ -98,13 +104,24 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
         let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
         if host.is_some() || !stays {
             let kind = kind.unwrap_or("unknown").to_owned();
-            let interface =
-                Interface { name: link.name.clone(), kind, host, inside: (link.index != 0).then(|| place(link.index)) };
+            let interface = Interface {
+                name: link.name.clone(),
+                kind,
+                host,
+                inside: (link.index != 0).then(|| place(link.index)),
+                claimed: false,
+            };
             exits.push(Exit { interface, to: link.peer_nsid });
         }
     }
     exits.extend(ends.into_iter().map(|end| Exit {
-        interface: Interface { name: "?".to_owned(), kind: VETH.to_owned(), host: Some(host_veth(end)), inside: None },
+        interface: Interface {
+            name: "?".to_owned(),
+            kind: VETH.to_owned(),
+            host: Some(host_veth(end)),
+            inside: None,
+            claimed: false,
+        },
         to: None,
     }));
     exits
@@ -121,6 +138,7 @@ fn host_veth(link: &Link) -> HostVeth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::Way;
 
     fn link(index: u32, name: &str, kind: Option<&str>, peer: Option<(u32, Option<i32>)>) -> Link {
         Link {
@@ -134,7 +152,7 @@ mod tests {
     }
 
     fn place(index: u32) -> Inside {
-        Inside { namespace: 1, index, pid: 1 }
+        Inside { namespace: 1, index, way: Way::Process(1) }
     }
 
     fn names(exits: &[Exit]) -> Vec<(&str, &str, Option<u32>)> {
@@ -192,6 +210,7 @@ mod tests {
         let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &[], place);
         let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &[], place);
         assert_eq!((outer.len(), nested.len()), (1, 1));
-        assert_eq!(interfaces(vec![Exits { nsid: 5, found: outer }, Exits { nsid: 6, found: nested }]), []);
+        let exits = |nsid, found| Exits { nsid, claimed: false, found };
+        assert_eq!(interfaces(vec![exits(5, outer), exits(6, nested)]), []);
     }
 }

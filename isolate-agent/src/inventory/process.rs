@@ -4,8 +4,9 @@ use std::{
     collections::{BTreeSet, HashSet},
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use rustix::{
@@ -14,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    Guard, InventoryError, cgroup, guard, is_exhausted,
+    Guard, InventoryError, Way, cgroup, guard, is_exhausted,
     power::{self, Powers},
 };
 use crate::pod::PodUid;
@@ -30,15 +31,36 @@ pub(super) struct NamespaceId {
 #[derive(Debug)]
 pub(super) struct Netns {
     pub(super) fd: OwnedFd,
-    /// A process that lives in it.
-    pub(super) pid: i32,
+    pub(super) way: Way,
     id: NamespaceId,
 }
 
+/// File system of namespaces (`NSFS_MAGIC` of `linux/magic.h`).
+const NSFS: u64 = 0x6e73_6673;
+/// `NS_GET_NSTYPE` of `linux/nsfs.h` (4.11).
+const GET_TYPE: libc::Ioctl = 0xb703;
+
 impl Netns {
-    fn new(fd: OwnedFd, pid: i32) -> io::Result<Self> {
+    fn new(fd: OwnedFd, way: Way) -> io::Result<Self> {
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd, pid })
+        Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd, way })
+    }
+
+    /// The one that this file keeps. Errors if it keeps none, or one of another kind; waits for nothing, whatever it is.
+    pub(super) fn of_file(path: Arc<Path>) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&*path, flags, Mode::empty())?;
+        let on_nsfs = u64::try_from(rustix::fs::fstatfs(&fd)?.f_type).is_ok_and(|magic| magic == NSFS);
+        // SAFETY: the call takes a descriptor and no argument, and changes nothing.
+        if !on_nsfs || unsafe { libc::ioctl(fd.as_raw_fd(), GET_TYPE) } != libc::CLONE_NEWNET {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it keeps no network namespace"));
+        }
+        Self::new(fd, Way::File(path))
+    }
+
+    /// Whether only the runtime says whose it is.
+    pub(super) const fn is_claimed(&self) -> bool {
+        matches!(self.way, Way::File(_))
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -62,7 +84,8 @@ impl NodeNamespaces {
         let own = Path::new("/proc/thread-self/ns/net");
         let error = |source: Errno| InventoryError::Read { path: own.to_path_buf(), source: source.into() };
         let fd = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
-        let own = Netns::new(fd, 0).map_err(|source| InventoryError::Read { path: own.to_path_buf(), source })?;
+        let own = Netns::new(fd, Way::Process(0))
+            .map_err(|source| InventoryError::Read { path: own.to_path_buf(), source })?;
         // A hardened agent may be kept from looking at process 1; then its own must do.
         let init = Process::open(1).ok();
         let init_net = init.as_ref().and_then(|init| init.netns().ok());
@@ -105,8 +128,9 @@ pub(super) struct Census {
     pub(super) powers: Option<Powers>,
 }
 
-/// Looks at the processes `pids` of pod `uid` and hands each network namespace that is not the node's to `sink`, once.
-/// What they can do beyond the pod is looked at if it is to be done `closely`: it takes a file for each thread.
+/// Looks at the processes `pids` of pod `uid` and hands each network namespace that is not the node's to `sink`, once;
+/// then those of `claims` in which none of them lives. What the processes can do beyond the pod is looked at if it is to be
+/// done `closely`: it takes a file for each thread.
 ///
 /// A process that ends meanwhile is passed over, and so is one that took over the id of one that ended.
 pub(super) fn census(
@@ -114,6 +138,7 @@ pub(super) fn census(
     pids: &BTreeSet<i32>,
     node: &NodeNamespaces,
     closely: bool,
+    claims: impl Iterator<Item = Netns>,
     mut sink: impl FnMut(Netns) -> Result<(), InventoryError>,
 ) -> Result<Census, InventoryError> {
     let mut census = Census { processes: pids.len(), guard: guard::of_pids(pids), ..Census::default() };
@@ -152,6 +177,11 @@ pub(super) fn census(
         own.append(&mut of_the_node);
     }
     census.powers = closely.then_some(own);
+    for claimed in claims {
+        if !node.has_net(claimed.id) && known.insert(claimed.id) {
+            sink(claimed)?;
+        }
+    }
     Ok(census)
 }
 
@@ -220,9 +250,9 @@ impl Process {
             // The main thread has ended and others go on: their namespaces are still there.
             Err(_) => {
                 let found = self.threads()?.iter().find_map(|name| open(&format!("task/{name}/ns/net")).ok());
-                Netns::new(found.ok_or(Errno::SRCH)?, self.pid)
+                Netns::new(found.ok_or(Errno::SRCH)?, Way::Process(self.pid))
             }
-            Ok(fd) => Netns::new(fd, self.pid),
+            Ok(fd) => Netns::new(fd, Way::Process(self.pid)),
         }
     }
 

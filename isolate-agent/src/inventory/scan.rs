@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     CgroupId, Inventory, InventoryError, Pod, PodCgroup, cgroup,
+    cri::{Cri, PodFacts},
     hierarchy::{Hierarchies, Unified},
     netdev::{self, Exits},
     netlink::Netlink,
@@ -24,6 +25,7 @@ const BATCH: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Scanner {
     inner: Arc<Inner>,
+    cri: Cri,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,9 @@ struct Inner {
     /// Where the last scan found the pods.
     seen: Mutex<BTreeMap<PodUid, Directories>>,
 }
+
+/// What the container runtime tells.
+type Claims = BTreeMap<PodUid, PodFacts>;
 
 /// The pod-level directories of one pod.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +59,13 @@ impl Scanner {
             netlink: Mutex::new(Netlink::open()?),
             seen: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), cri: Cri::default() })
+    }
+
+    /// The same, which also looks into the namespaces that the container runtime claims for pods.
+    #[must_use]
+    pub fn with_claims(self, cri: Cri) -> Self {
+        Self { cri, ..self }
     }
 
     /// Whether there is a unified hierarchy: without it no pod can have a cgroup hook.
@@ -65,14 +76,16 @@ impl Scanner {
     /// Reads all pods, and these `closely`: what their processes can do as well.
     pub async fn scan(&self, closely: impl IntoIterator<Item = PodUid>) -> Result<Inventory, InventoryError> {
         let closely = closely.into_iter().collect();
-        self.blocking(move |inner| inner.scan(&closely)).await
+        let claims = self.cri.known().pods;
+        self.blocking(move |inner| inner.scan(&closely, &claims)).await
     }
 
     /// Reads one pod again, closely, without a walk through the tree if its directories are where they were. `None` if it
     /// is gone.
     pub async fn pod(&self, known: &Pod) -> Result<Option<Pod>, InventoryError> {
         let uid = known.uid;
-        self.blocking(move |inner| inner.pod(uid)).await
+        let claims = self.cri.known().pods;
+        self.blocking(move |inner| inner.pod(uid, &claims)).await
     }
 
     /// The pod-level directories of a pod and its processes, as they are now.
@@ -98,14 +111,14 @@ impl Scanner {
 }
 
 impl Inner {
-    fn scan(&self, closely: &BTreeSet<PodUid>) -> Result<Inventory, InventoryError> {
+    fn scan(&self, closely: &BTreeSet<PodUid>, claims: &Claims) -> Result<Inventory, InventoryError> {
         let directories = self.directories()?;
-        let inventory = self.read(&directories, closely)?;
+        let inventory = self.read(&directories, closely, claims)?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = directories;
         Ok(inventory)
     }
 
-    fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
+    fn pod(&self, uid: PodUid, claims: &Claims) -> Result<Option<Pod>, InventoryError> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
         let directories = match seen.filter(Directories::exist) {
             Some(directories) => directories,
@@ -114,7 +127,7 @@ impl Inner {
                 None => return Ok(None),
             },
         };
-        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into())?.pods.remove(&uid))
+        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into(), claims)?.pods.remove(&uid))
     }
 
     fn directories(&self) -> Result<BTreeMap<PodUid, Directories>, InventoryError> {
@@ -141,6 +154,7 @@ impl Inner {
         &self,
         directories: &BTreeMap<PodUid, Directories>,
         closely: &BTreeSet<PodUid>,
+        claims: &Claims,
     ) -> Result<Inventory, InventoryError> {
         let mut pods = BTreeMap::new();
         let mut exits = BTreeMap::<PodUid, Vec<Exits>>::new();
@@ -153,7 +167,9 @@ impl Inner {
             if cgroup.is_none() && directories.v1.is_empty() {
                 continue;
             }
-            let census = process::census(uid, &directories.pids()?, &self.node, closely.contains(&uid), |netns| {
+            let claimed = claims.get(&uid).into_iter().flat_map(claimed);
+            let closely = closely.contains(&uid);
+            let census = process::census(uid, &directories.pids()?, &self.node, closely, claimed, |netns| {
                 batch.push((uid, netns));
                 if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
@@ -214,6 +230,16 @@ impl Directories {
         }
         Ok(BTreeSet::new())
     }
+}
+
+/// The namespaces that the runtime says are a pod's. A file that is gone, or none of those, is passed over.
+fn claimed(facts: &PodFacts) -> impl Iterator<Item = Netns> {
+    facts.netns.iter().filter_map(|path| {
+        let opened = Netns::of_file(path.as_path().into());
+        opened
+            .inspect_err(|error| tracing::trace!(path = %path.display(), %error, "claimed namespace passed over"))
+            .ok()
+    })
 }
 
 /// `None` if the directory is gone.

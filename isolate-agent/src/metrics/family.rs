@@ -55,6 +55,12 @@ pub enum Family {
     DeniedPeers,
     /// Requests there that made no sense.
     BadRequests,
+    /// Whether the container runtime answers.
+    CriUp,
+    /// How often it did not.
+    CriFailures,
+    /// When it last did.
+    CriLastAnswer,
     /// What needs a person. The last one: [`Family::ALL`] is checked against it.
     Warnings,
 }
@@ -97,7 +103,7 @@ const NO_ALERT: &str = "-";
 
 impl Family {
     /// All families, in the order in which they are shown.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::IsolatedPods,
         Self::PodCoverage,
         Self::IsolationStart,
@@ -118,6 +124,9 @@ impl Family {
         Self::ReconcileLastPass,
         Self::DeniedPeers,
         Self::BadRequests,
+        Self::CriUp,
+        Self::CriFailures,
+        Self::CriLastAnswer,
         Self::Warnings,
         Self::Start,
         Self::Build,
@@ -223,6 +232,24 @@ impl Family {
                 "bad_requests",
                 &[],
                 "Requests on the control socket that made no sense and changed nothing.",
+                NO_ALERT,
+            ),
+            Self::CriUp => gauge(
+                "cri_up",
+                &[],
+                "1 if the container runtime answered when it was last asked for the names of pods, 0 if it did not or has no socket.",
+                "0 for minutes: new pods are known by their UIDs only; nothing that is isolated depends on it",
+            ),
+            Self::CriFailures => counter(
+                "cri_failures",
+                &[],
+                "Times that the container runtime did not answer in time, or not what was asked.",
+                NO_ALERT,
+            ),
+            Self::CriLastAnswer => seconds(
+                "cri_last_answer",
+                &[],
+                "When the container runtime last answered, in seconds since 1970. No sample before it did.",
                 NO_ALERT,
             ),
             Self::Warnings => {

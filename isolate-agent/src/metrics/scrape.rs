@@ -97,6 +97,12 @@ impl Scrape {
             },
             Family::DeniedPeers => fed.socket.refused_peers.encode(to.metric),
             Family::BadRequests => fed.socket.bad_requests.encode(to.metric),
+            Family::CriUp => fed.cri.up.encode(to.metric),
+            Family::CriFailures => fed.cri.failures.encode(to.metric),
+            Family::CriLastAnswer => match fed.cri.last_answer.get() {
+                0.0 => Ok(()),
+                answered => to.gauge([], answered),
+            },
             Family::Warnings => to.gauge([], status.warnings.len()),
         }
     }

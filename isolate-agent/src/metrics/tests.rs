@@ -18,7 +18,7 @@ pub(super) fn mk_status(isolated: u32) -> Status {
         isolations: (0..isolated).map(mk_isolation).collect(),
         pods: 110,
         pods_armed: 100,
-        unarmed: vec![Unarmed { uid: uid(7), reason: UnarmedReason::HostNetwork, detail: String::new() }],
+        unarmed: vec![Unarmed { uid: uid(7), pod: None, reason: UnarmedReason::HostNetwork, detail: String::new() }],
         kernel_errors: vec![KernelErrorCount { error: KernelError::NoGate.name().to_owned(), count: 3 }],
         warnings: vec!["a record cannot be read".to_owned()],
     }
@@ -32,6 +32,10 @@ fn mk_isolation(index: u32) -> Isolation {
     let places = || HOOKS.into_iter().flat_map(|hook| DIRECTIONS.map(|direction| (hook, direction)));
     Isolation {
         uid: uid(index),
+        namespace: None,
+        name: None,
+        labels: std::collections::BTreeMap::new(),
+        ips: Vec::new(),
         present: true,
         host_network: false,
         reason: None,
@@ -139,7 +143,7 @@ fn label_values_are_the_words_of_the_protocol() {
         UnarmedReason::Pending,
     ] {
         let mut status = mk_status(0);
-        status.unarmed = vec![Unarmed { uid: uid(0), reason, detail: String::new() }];
+        status.unarmed = vec![Unarmed { uid: uid(0), pod: None, reason, detail: String::new() }];
         let word = serde_json::to_string(&reason).expect("it has a word");
         has(
             &Metrics::new(SocketCounters::default()).encode(status),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use isolate_common::{Direction, Policy};
 
 use crate::{
-    inventory::{CgroupId, HostVeth, IfIndex},
+    inventory::{CgroupId, HostVeth, IfIndex, Way},
     observed::{NetdevKey, Slot},
 };
 
@@ -65,8 +65,8 @@ pub struct NetdevPlace {
     pub has_host_end: bool,
     /// Which interface, for whom.
     pub key: NetdevKey,
-    /// A process that lives in the namespace.
-    pub pid: i32,
+    /// What leads to the namespace.
+    pub way: Way,
     /// The interface's name there.
     pub name: String,
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::PodCgroup,
+    inventory::{PodCgroup, Way},
 };
 
 const PODS: u8 = 5;
@@ -21,6 +21,7 @@ fn entry(pod: u8, keep_loopback: bool) -> Entry {
     Entry::Saved(Record {
         version: RECORD_VERSION,
         uid: uid(pod),
+        pod: None,
         since: jiff::Timestamp::UNIX_EPOCH,
         by: "test".into(),
         reason: None,
@@ -31,8 +32,8 @@ fn entry(pod: u8, keep_loopback: bool) -> Entry {
 
 fn veth(ifindex: u32) -> Interface {
     let host = Some(HostVeth { ifindex: IfIndex(ifindex), name: format!("veth{ifindex}") });
-    let inside = Some(Inside { namespace: 7, index: ifindex + 100, pid: 1 });
-    Interface { name: "eth0".into(), kind: "veth".into(), host, inside }
+    let inside = Some(Inside { namespace: 7, index: ifindex + 100, way: Way::Process(1) });
+    Interface { name: "eth0".into(), kind: "veth".into(), host, inside, claimed: false }
 }
 
 fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) -> Pod {
@@ -111,7 +112,7 @@ fn netdev_is_cut(kernel: &Observed, namespace: u64, index: u32, direction: Direc
 }
 
 fn insides(pod: &Pod) -> impl Iterator<Item = Inside> {
-    pod.interfaces.iter().filter_map(|interface| interface.inside)
+    pod.interfaces.iter().filter_map(|interface| interface.inside.clone())
 }
 
 #[derive(Clone, Debug)]
@@ -264,7 +265,7 @@ proptest! {
                 }
             }
             for interface in node.view().homes().leave(pod) {
-                let Inside { namespace, index, .. } = interface.inside.expect("all are known");
+                let Inside { namespace, index, .. } = interface.inside.clone().expect("all are known");
                 for direction in netdev_directions(interface) {
                     prop_assert!(netdev_is_cut(&node.kernel, namespace, index, direction));
                 }
@@ -317,7 +318,7 @@ proptest! {
                     }
                     let homes = node.view().homes();
                     let needed = |interface: &&Interface| netdev_directions(interface).any(|needed| needed == direction);
-                    for inside in homes.leave(pod).filter(needed).filter_map(|interface| interface.inside) {
+                    for inside in homes.leave(pod).filter(needed).filter_map(|interface| interface.inside.clone()) {
                         let cut = |kernel| netdev_is_cut(kernel, inside.namespace, inside.index, direction);
                         prop_assert!(!cut(&node.kernel) || cut(&kernel), "{:?}", action);
                     }
@@ -361,6 +362,40 @@ proptest! {
             prop_assert!(recovered.contains_key(&uid) || node.desired.contains_key(&uid));
         }
         prop_assert!(recovered.keys().all(|uid| !node.desired.contains_key(uid)));
+    }
+
+    /// What the container runtime claims, true or not, lets nobody out and cuts no interface of a healthy pod.
+    #[test]
+    fn claims_only_add(
+        node in nodes(),
+        claims in proptest::collection::btree_map(0..PODS, proptest::collection::btree_set(10..18_u32, 0..3), 0..4),
+    ) {
+        let mut claiming = node.clone();
+        for (number, veths) in claims {
+            let Some(pod) = claiming.inventory.pods.get_mut(&uid(number)) else { continue };
+            let claimed = veths.into_iter().map(|ifindex| Interface { claimed: true, ..veth(ifindex) });
+            let new: Vec<Interface> = claimed.filter(|one| pod.interfaces.iter().all(|own| own.host != one.host)).collect();
+            pod.interfaces.extend(new);
+        }
+        let (plan, before) = (claiming.view().plan(), node.view().plan());
+        let releases = |action: &&Action| **action >= Action::DetachNetdev(NetdevKey { slot: Slot(0), namespace: 0, index: 0 }, Direction::In);
+        for action in plan.enforce.iter().filter(releases) {
+            // The gate follows the pods' levels, of which a claim has none.
+            prop_assert!(before.enforce.contains(action), "{:?}", action);
+        }
+        let healthy = |owns: &dyn Fn(&Pod) -> bool| {
+            claiming.inventory.pods.values().filter(|pod| !claiming.desired.contains_key(&pod.uid)).any(owns)
+        };
+        for action in plan.enforce.iter().filter(|action| !before.enforce.contains(action)) {
+            match action {
+                Action::SetVethKey(ifindex, _) => prop_assert!(!healthy(&owns_veth(*ifindex)), "{:?}", action),
+                Action::AttachNetdev(place, _) => {
+                    let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index);
+                    prop_assert!(!healthy(&owns), "{:?}", action);
+                }
+                _ => {}
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use jiff::Timestamp;
 
-use super::{Engine, no_slot, remember};
+use super::{Engine, essential, remember, resolve::Purpose};
 use crate::{
     control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
     desired::{Desired, Entry, RECORD_VERSION, Record},
@@ -33,7 +33,7 @@ impl Engine {
             Ok(limit) => limit,
             Err(why) => {
                 let failed = |(text, uid): (String, PodUid)| {
-                    Outcome::of(&text, uid, Code::Failed, format!("pod {uid} was not isolated: {why}"))
+                    self.outcome(&text, uid, Code::Failed, format!("pod {} was not isolated: {why}", self.called(&uid)))
                 };
                 let results = resolved.into_iter().map(|one| one.map_or_else(|refused| refused, failed));
                 return Outcomes { results: results.collect() };
@@ -71,7 +71,7 @@ impl Engine {
             results.push(match one {
                 Err(refused) => refused,
                 Ok((text, uid)) if no_slots.contains(&uid) => {
-                    Outcome::of(&text, uid, Code::Failed, no_slot(&uid, self.observed.capacity))
+                    self.outcome(&text, uid, Code::Failed, self.no_slot(&uid))
                 }
                 Ok((text, uid)) => {
                     let unsaved = unsaved.iter().find(|(unsaved, _)| *unsaved == uid).map(|(_, error)| error.as_str());
@@ -93,8 +93,8 @@ impl Engine {
 
     /// Resolves one pod and applies the rules that `force` overrides.
     fn admit(&self, text: &str, request: &AddRequest) -> Result<(String, PodUid), Outcome> {
-        let uid = self.resolve(text)?;
-        let refusal = self.inventory.pods.get(&uid).and_then(|pod| match &pod.guard {
+        let uid = self.resolve(text, Purpose::Isolate)?;
+        let refusal = self.inventory.pods.get(&uid).map_or_else(|| self.essential(&uid), |pod| match &pod.guard {
             Some(Guard::AgentItself) => Some("this agent runs in it, and would cut itself off".to_owned()),
             Some(Guard::NodeProcess { pid, name }) => {
                 Some(format!("a process of the node itself runs in it ({name}, pid {pid})"))
@@ -102,12 +102,13 @@ impl Engine {
             None if pod.host_network && request.keep_loopback => {
                 Some("it uses the node's network, so its loopback is the node's own: --keep-loopback would leave it every local service".to_owned())
             }
-            None => None,
+            None => self.essential(&uid),
         });
         match refusal {
             Some(why) if !request.force => {
-                let message = format!("pod {uid} was not isolated: {why}; --force does it all the same");
-                Err(Outcome::of(text, uid, Code::Refused, message))
+                let message =
+                    format!("pod {} was not isolated: {why}; --force does it all the same", self.called(&uid));
+                Err(self.outcome(text, uid, Code::Refused, message))
             }
             _ => Ok((text.to_owned(), uid)),
         }
@@ -123,6 +124,12 @@ impl Engine {
         Ok(until.map(|until| TimeLimit::at(until, &now)))
     }
 
+    /// Why the node or the cluster needs the pod, if so.
+    fn essential(&self, uid: &PodUid) -> Option<String> {
+        let is_static = uid.is_plain() || self.cri.facts(uid).is_some_and(|facts| facts.is_static);
+        essential::why(self.name(uid).as_ref(), is_static)
+    }
+
     /// Notes what is asked for; a pod that is isolated already keeps the time since when. Returns what was noted of
     /// these pods before.
     fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, limit: Option<&TimeLimit>, by: &str) -> Desired {
@@ -134,6 +141,7 @@ impl Engine {
             let record = Record {
                 version: RECORD_VERSION,
                 uid: *uid,
+                pod: self.name(uid),
                 since,
                 by: by.to_owned(),
                 reason: request
@@ -181,17 +189,19 @@ impl Engine {
         };
         let state =
             if self.desired.contains_key(&uid) { "is isolated, and would be updated" } else { "would be isolated" };
-        Outcome::of(text, uid, Code::Done, format!("pod {uid} {state} at: {}; nothing was changed", places.join(", ")))
+        let message = format!("pod {} {state} at: {}; nothing was changed", self.called(&uid), places.join(", "));
+        self.outcome(text, uid, Code::Done, message)
     }
 
     fn report(&self, text: &str, uid: PodUid, unsaved: Option<&str>, errors: &[String]) -> Outcome {
         let entry = &self.desired[&uid];
         let slot = self.observed.slots().get(&uid).copied();
         let Isolation { coverage, open, .. } = self.isolation(&uid, entry, slot, None);
+        let called = self.called(&uid);
         let mut message = match coverage {
-            Coverage::Full => format!("pod {uid} is isolated"),
-            Coverage::Partial => format!("pod {uid} is isolated, but only partly covered: {}", open.join("; ")),
-            Coverage::Absent => format!("pod {uid} is not on this node now; it is isolated as soon as it is"),
+            Coverage::Full => format!("pod {called} is isolated"),
+            Coverage::Partial => format!("pod {called} is isolated, but only partly covered: {}", open.join("; ")),
+            Coverage::Absent => format!("pod {called} is not on this node now; it is isolated as soon as it is"),
         };
         let mut code = if coverage == Coverage::Partial { Code::PartlyCovered } else { Code::Done };
         if !errors.is_empty() {
@@ -206,7 +216,7 @@ impl Engine {
                  and add it again; it stays isolated meanwhile"
             );
         }
-        Outcome { open, ..Outcome::of(text, uid, code, message) }
+        Outcome { open, ..self.outcome(text, uid, code, message) }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Direct mode: the engine for one command, when no daemon answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Engine, OpenError};
 use crate::{
     control::protocol::{AddRequest, Code, Outcome, Outcomes, RemoveRequest, Status},
+    inventory::cri::Cri,
     settings::Settings,
 };
 
@@ -13,9 +14,13 @@ use crate::{
 pub struct Direct(pub(super) Engine);
 
 impl Direct {
+    /// How long the container runtime may take to tell names; without them pods are known by their UIDs.
+    pub const CRI_PATIENCE: Duration = Duration::from_millis(500);
+
     /// Takes the lock and looks at the node.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
-        Engine::open(settings).await.map(Self)
+        let cri = Cri::asked_once(settings.cri_endpoint.as_deref(), Self::CRI_PATIENCE).await;
+        Engine::open(settings, cri).await.map(Self)
     }
 
     /// Brings the kernel up to date with the records.

@@ -4,6 +4,7 @@
 
 mod add;
 mod direct;
+mod essential;
 mod expire;
 mod remove;
 mod repair;
@@ -27,7 +28,7 @@ use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer, KernelLog},
     events::{Event, Journal, Kind},
-    inventory::{IfIndex, Interface, Inventory, InventoryError, Pod, Scanner},
+    inventory::{IfIndex, Interface, Inventory, InventoryError, Scanner, cri::Cri},
     lock::{Lock, LockError},
     observed::Observed,
     plan::{self, Action, View},
@@ -75,6 +76,7 @@ pub struct Engine {
     journal: Journal,
     enforcer: Enforcer,
     scanner: Scanner,
+    cri: Cri,
     desired: Desired,
     /// The records could not be listed: pods may have to be isolated that nobody here knows of.
     unread: bool,
@@ -98,8 +100,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Takes the lock, adopts what is on disk and in the kernel. Releases nothing, attaches nothing.
-    pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+    /// Takes the lock, adopts what is on disk and in the kernel. Releases nothing, attaches nothing. `cri` is what the
+    /// container runtime tells, now or later.
+    pub async fn open(settings: &Settings, cri: Cri) -> Result<Self, OpenError> {
         let lock = Lock::take(&settings.lock()).await?;
         let (store, made) = Store::open(&settings.state_dir);
         let mut warnings: Vec<String> = made.err().into_iter().map(|error| error.to_string()).collect();
@@ -111,7 +114,7 @@ impl Engine {
         });
         let mut enforcer = Enforcer::open(settings)?;
         let observed = enforcer.observe()?;
-        let scanner = Scanner::new(settings.cgroup_root.as_deref())?;
+        let scanner = Scanner::new(settings.cgroup_root.as_deref())?.with_claims(cri.clone());
         let inventory = scanner.scan(desired.keys().copied()).await?;
         let away = Away::new(store.absences());
         let mut engine = Self {
@@ -120,6 +123,7 @@ impl Engine {
             journal: Journal::new(&settings.state_dir),
             enforcer,
             scanner,
+            cri,
             desired,
             unread,
             inventory,
@@ -144,6 +148,7 @@ impl Engine {
             let record = Record {
                 version: RECORD_VERSION,
                 uid,
+                pod: self.cri.name(&uid),
                 since: Timestamp::now(),
                 by: "isolate-agent (recovered)".to_owned(),
                 reason: Some("found isolated in the kernel, without a record, when the agent started".to_owned()),
@@ -157,7 +162,7 @@ impl Engine {
 
     /// Writes an event down. What happened has happened, whether or not that works.
     fn note(&mut self, uid: PodUid, kind: Kind, by: Option<&str>, detail: Option<String>) {
-        let event = Event { at: Timestamp::now(), uid, kind, by: by.map(str::to_owned), detail };
+        let event = Event { at: Timestamp::now(), uid, pod: self.name(&uid), kind, by: by.map(str::to_owned), detail };
         if let Err(error) = self.journal.append(&event) {
             self.warnings.push(format!("cannot write to the journal {}: {error}", self.journal.path().display()));
         }
@@ -188,7 +193,7 @@ impl Engine {
         self.unattachable.clear();
         let plan = self.view().plan();
         for uid in &plan.no_slot {
-            self.warnings.push(no_slot(uid, self.observed.capacity));
+            self.warnings.push(self.no_slot(uid));
         }
         let failed = self.apply_each(&plan.enforce);
         let before = Before { known: &self.known, found: &found, inventories: [&inventory, &self.inventory] };
@@ -204,6 +209,15 @@ impl Engine {
         self.known = self.observed.clone();
         self.to_arm = plan.arm.into();
         if errors.is_empty() { Ok(()) } else { Err(PassError::Apply(errors)) }
+    }
+
+    fn no_slot(&self, uid: &PodUid) -> String {
+        format!(
+            "pod {} is NOT isolated: {} pods are, and the maps have no room for more. Release one, or, with nothing \
+             isolated, delete the pins and start the agent with a larger --max-isolated",
+            self.called(uid),
+            self.observed.capacity
+        )
     }
 
     /// Takes in what a scan saw, and what it could not see any more; gives what was known before.
@@ -229,6 +243,12 @@ impl Engine {
     /// What the programs in the kernel say about their errors.
     pub fn kernel_log(&self) -> Option<KernelLog> {
         self.enforcer.kernel_log()
+    }
+
+    /// Whether there are pods that the container runtime has not told about.
+    pub fn has_strangers(&self) -> bool {
+        let known = self.cri.known();
+        self.inventory.pods.keys().any(|uid| !known.pods.contains_key(uid))
     }
 
     /// Whether [`Self::arm_next`] has something to do.
@@ -330,24 +350,27 @@ impl Engine {
 /// can do, where the new look was begun before anybody wanted to know.
 fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
     let not_seen = before.pods.values().filter(|pod| !now.pods.contains_key(&pod.uid));
-    let claims = now.pods.values().chain(not_seen).flat_map(Pod::host_veths);
-    let taken: BTreeSet<IfIndex> = claims.map(|veth| veth.ifindex).collect();
+    let seen = now.pods.values().chain(not_seen).flat_map(|pod| &pod.interfaces);
+    let taken: BTreeSet<IfIndex> = seen.filter(|interface| !interface.claimed).filter_map(host_index).collect();
     for (uid, pod) in &mut now.pods {
         let known = before.pods.get(uid).into_iter().flat_map(|pod| &pod.interfaces);
-        let left = known.filter(|interface| {
-            let host = interface.host.as_ref();
-            host.is_some_and(|veth| !taken.contains(&veth.ifindex) && observed.veth_is_live(veth.ifindex))
-        });
-        pod.interfaces.extend(left.map(|interface| Interface { inside: None, ..interface.clone() }));
+        for interface in known {
+            let Some(ifindex) = host_index(interface) else { continue };
+            if taken.contains(&ifindex) || !observed.veth_is_live(ifindex) {
+                continue;
+            }
+            match pod.interfaces.iter_mut().find(|now| host_index(now) == Some(ifindex)) {
+                // The runtime says so as well; it was known without it.
+                Some(now) => now.claimed &= interface.claimed,
+                None => pod.interfaces.push(Interface { inside: None, ..interface.clone() }),
+            }
+        }
         if pod.powers.is_none() {
             pod.powers = before.pods.get(uid).and_then(|pod| pod.powers.clone());
         }
     }
 }
 
-fn no_slot(uid: &PodUid, capacity: u32) -> String {
-    format!(
-        "pod {uid} is NOT isolated: {capacity} pods are, and the maps have no room for more. Release one, or, with \
-         nothing isolated, delete the pins and start the agent with a larger --max-isolated"
-    )
+fn host_index(interface: &Interface) -> Option<IfIndex> {
+    interface.host.as_ref().map(|veth| veth.ifindex)
 }

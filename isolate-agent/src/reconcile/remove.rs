@@ -1,6 +1,6 @@
 //! Releasing pods on request: the record first, so that a failure leaves the pod isolated.
 
-use super::Engine;
+use super::{Engine, resolve::Purpose};
 use crate::{
     control::protocol::{Code, Outcome, Outcomes, RemoveRequest},
     events::Kind,
@@ -14,7 +14,7 @@ impl Engine {
         let named: Vec<(String, Result<PodUid, Outcome>)> = if request.all {
             self.desired.keys().map(|uid| (uid.to_string(), Ok(*uid))).collect()
         } else {
-            request.uids.iter().map(|text| (text.clone(), self.resolve(text))).collect()
+            request.uids.iter().map(|text| (text.clone(), self.resolve(text, Purpose::Release))).collect()
         };
         let mut results: Vec<Outcome> = named
             .into_iter()
@@ -43,14 +43,18 @@ impl Engine {
     /// Deletes the record of a pod, if it has one. What was isolated stays so where that fails.
     pub(super) fn forget(&mut self, text: &str, uid: PodUid, kind: Kind, by: Option<&str>) -> Result<Outcome, Outcome> {
         if !self.desired.contains_key(&uid) {
-            return Ok(Outcome::of(text, uid, Code::Done, format!("pod {uid} was not isolated: nothing to do")));
+            let message = format!("pod {} was not isolated: nothing to do", self.called(&uid));
+            return Ok(self.outcome(text, uid, Code::Done, message));
         }
+        // While the record is there: it may be all that knows the name.
+        let called = self.called(&uid);
+        let released = self.outcome(text, uid, Code::Done, format!("pod {called} is released"));
         self.store.delete(&uid).map_err(|error| {
-            let message = format!("pod {uid} stays isolated: {error}. Mend that and run this again");
-            Outcome::of(text, uid, Code::Failed, message)
+            let message = format!("pod {called} stays isolated: {error}. Mend that and run this again");
+            self.outcome(text, uid, Code::Failed, message)
         })?;
-        self.desired.remove(&uid);
         self.note(uid, kind, by, None);
-        Ok(Outcome::of(text, uid, Code::Done, format!("pod {uid} is released")))
+        self.desired.remove(&uid);
+        Ok(released)
     }
 }

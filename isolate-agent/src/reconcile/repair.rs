@@ -93,8 +93,8 @@ impl Before<'_> {
     fn has_stayed(&self, place: &NetdevPlace) -> bool {
         let found = |inventory: &Inventory| {
             let pods = inventory.pods.values().flat_map(|pod: &Pod| &pod.interfaces);
-            let here = |inside: Inside| (inside.namespace, inside.index) == (place.key.namespace, place.key.index);
-            pods.filter(|interface| interface.inside.is_some_and(here)).map(|found| found.host.clone()).next()
+            let here = |inside: &Inside| (inside.namespace, inside.index) == (place.key.namespace, place.key.index);
+            pods.filter(|interface| interface.inside.as_ref().is_some_and(here)).map(|found| found.host.clone()).next()
         };
         let [before, now] = self.inventories.map(found);
         before.is_some() && before == now

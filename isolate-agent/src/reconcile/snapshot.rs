@@ -34,8 +34,13 @@ impl Engine {
             error: error.name().to_owned(),
             count,
         };
-        let (pods_armed, unarmed) =
-            status::arming(&self.inventory, &self.observed, self.settings.arm, &self.unattachable);
+        let (pods_armed, unarmed) = status::arming(
+            &self.inventory,
+            &self.cri.known().pods,
+            &self.observed,
+            self.settings.arm,
+            &self.unattachable,
+        );
         let slots = self.observed.slots();
         let now = Now::read().ok();
         Status {
@@ -62,8 +67,10 @@ impl Engine {
             None
         });
         let observed: &Observed = &self.observed;
+        let facts = self.cri.facts(uid);
         let pod = self.inventory.pods.get(uid);
-        let isolation = status::isolation(uid, entry, pod, slot, observed, &self.unattachable, counters);
+        let isolation =
+            status::isolation(uid, entry, facts.as_ref(), pod, slot, observed, &self.unattachable, counters);
         let limit = entry.record().and_then(|record| record.limit.as_ref());
         let ends_at = limit.zip(now).map(|(limit, now)| limit.ends_at(now));
         Isolation { until: ends_at.or(isolation.until), ..isolation }

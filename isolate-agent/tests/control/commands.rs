@@ -74,7 +74,7 @@ async fn list_and_status_print_the_protocol() {
     assert!(text(&ambiguous.stderr).contains(UID) && text(&ambiguous.stderr).contains(SIBLING), "{ambiguous:?}");
 
     let table = node.command(&["list"]).await;
-    assert!(text(&table.stdout).starts_with("UID\tSINCE\tUNTIL\tBY\tCOVERAGE\tDROPPED\tREASON\n"), "{table:?}");
+    assert!(text(&table.stdout).starts_with("UID\tPOD\tSINCE\tUNTIL\tBY\tCOVERAGE\tDROPPED\tREASON\n"), "{table:?}");
     assert!(!text(&table.stdout).contains('\x1b'));
     drop(node.stop().await);
 }

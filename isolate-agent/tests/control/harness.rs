@@ -1,6 +1,6 @@
 //! A control socket in a folder of its own, and a task that answers its commands in the loop's place.
 
-use std::{path::PathBuf, process::Output, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::Output, sync::Arc, time::Duration};
 
 use isolate_agent::{
     control::{
@@ -144,7 +144,7 @@ fn outcomes(uids: &[String], codes: &str) -> Outcomes {
     let outcome = |query: &String| {
         let code = codes.next().unwrap_or(Code::Done);
         let message = format!("pod {query}: {code:?}");
-        Outcome { query: query.clone(), uid: None, code, message, open: Vec::new(), enforced_after_us: None }
+        Outcome { query: query.clone(), uid: None, pod: None, code, message, open: Vec::new(), enforced_after_us: None }
     };
     Outcomes { results: uids.iter().map(outcome).collect() }
 }
@@ -152,6 +152,10 @@ fn outcomes(uids: &[String], codes: &str) -> Outcomes {
 fn status() -> Status {
     let isolation = |uid: &str| Isolation {
         uid: uid.to_owned(),
+        namespace: Some("default".to_owned()),
+        name: Some("web-0".to_owned()),
+        labels: BTreeMap::new(),
+        ips: Vec::new(),
         present: true,
         host_network: false,
         reason: None,
