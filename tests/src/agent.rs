@@ -195,7 +195,9 @@ pub fn output(command: &mut Command) -> Output {
     let code = output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status));
     Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
-fn program() -> PathBuf {
+
+/// The binary under test.
+pub fn program() -> PathBuf {
     if let Some(path) = env::var_os(PROGRAM_ENV) {
         return path.into();
     }

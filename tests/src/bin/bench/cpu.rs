@@ -64,6 +64,12 @@ fn on_core(schedstat: &Path) -> f64 {
     text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0.0)
 }
 
+/// Nanoseconds that all threads of a process have had a core.
+pub(crate) fn process_nanos(pid: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    tasks.into_iter().flatten().flatten().map(|task| on_core(&task.path().join("schedstat"))).sum()
+}
+
 /// Has this thread run as soon as it can, before all that is scheduled by share: it must sleep most of the time.
 pub(crate) fn go_first() {
     let priority = libc::sched_param { sched_priority: 1 };

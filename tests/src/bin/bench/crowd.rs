@@ -16,7 +16,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use isolate_tests::{name, netdev, node::Node};
+use isolate_tests::{launch, name, netdev, node::Node};
 use rustix::{
     fs::{Mode, OFlags, openat},
     net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with},
@@ -208,4 +208,12 @@ impl Drop for CrowdPod {
             eprintln!("clean-up: pod {}: {error}", self.uid);
         }
     }
+}
+
+/// Removes a pod at once, with its veth and cgroup, as a runtime would.
+pub(crate) fn stop(node: &Node, pod: CrowdPod) {
+    launch::succeed(Command::new("ip").args(["-n", node.netns().name(), "link", "del", &pod.veth]));
+    let cgroup = pod.cgroup.clone();
+    drop(pod);
+    drop(isolate_tests::cgroup::Cgroup::new(cgroup));
 }

@@ -5,16 +5,19 @@
 //! machine falls out; what is a matter of waiting is taken by the clock.
 #![expect(clippy::panic, reason = "a benchmark that cannot go on ends with a message, and the guard clears up")]
 
+mod churn;
 mod cpu;
 mod crowd;
 mod cut;
 mod flood;
+mod growth;
 mod healthy;
 mod machine;
 mod micro;
 mod options;
 mod plot;
 mod report;
+mod scale;
 mod stats;
 mod stream;
 mod targets;
@@ -22,7 +25,11 @@ mod targets;
 use std::{process::ExitCode, time::Instant};
 
 use clap::Parser as _;
-use isolate_tests::{agent::Agent, guard, node::Node};
+use isolate_tests::{
+    agent::{self, Agent},
+    guard,
+    node::Node,
+};
 
 use crate::{
     machine::Machine,
@@ -37,8 +44,13 @@ fn main() -> ExitCode {
 /// A part of the benchmark: it measures and adds to the report.
 type Run = fn(&Options, &mut Report);
 
-const PARTS: [(Part, Run); 4] =
-    [(Part::Micro, micro::run), (Part::Healthy, healthy::run), (Part::Flood, flood::run), (Part::Cut, cut::run)];
+const PARTS: [(Part, Run); 5] = [
+    (Part::Micro, micro::run),
+    (Part::Healthy, healthy::run),
+    (Part::Flood, flood::run),
+    (Part::Cut, cut::run),
+    (Part::Scale, scale::run),
+];
 
 fn measure() -> ExitCode {
     // The first argument is the guard's.
@@ -52,6 +64,9 @@ fn measure() -> ExitCode {
         run(&options, &mut report);
         eprintln!("bench: {part:?} done in {:.0} s", start.elapsed().as_secs_f64());
     }
+    let bytes = std::fs::metadata(agent::program()).expect("the agent is there").len();
+    let kib = u32::try_from(bytes.div_ceil(1024)).expect("some MiB");
+    report.figure("binary", "MiB", &std::iter::once(f64::from(kib) / 1024.0).collect());
     let targets = targets::of(&report);
     report.compare(targets);
     std::fs::create_dir_all(&options.out).expect("the folder for the results can be made");

@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Seconds of a look at the daemon at rest
     #[arg(long, value_name = "SECONDS", default_value_t = 12)]
     pub(crate) rest_secs: u64,
+    /// Pods that come and go, twenty a second, on a node of each size
+    #[arg(long, value_name = "PODS", default_value_t = 100)]
+    pub(crate) churn_pods: u32,
 }
 
 /// A part of the benchmark.
@@ -60,6 +63,7 @@ impl Options {
             self.cut_rounds = 3;
             self.pods = vec![1, 10];
             self.rest_secs = 1;
+            self.churn_pods = 10;
         }
         self
     }

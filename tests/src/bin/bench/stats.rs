@@ -93,6 +93,18 @@ const fn index(place: f64) -> usize {
     place as usize
 }
 
+/// The exponent b of y = a·x^b that fits best (least squares of the logarithms).
+pub(crate) fn order(points: &[(f64, f64)]) -> f64 {
+    let logs: Vec<(f64, f64)> =
+        points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (x.ln(), y.ln())).collect();
+    let count = number(logs.len());
+    let mean = |value: fn(&(f64, f64)) -> f64| logs.iter().map(value).sum::<f64>() / count;
+    let (x_mean, y_mean) = (mean(|point| point.0), mean(|point| point.1));
+    let covariance: f64 = logs.iter().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum();
+    let variance: f64 = logs.iter().map(|(x, _)| (x - x_mean).powi(2)).sum();
+    if variance == 0.0 { 0.0 } else { covariance / variance }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +125,11 @@ mod tests {
     fn ratios_are_taken_within_a_round() {
         let (ours, theirs): (Series, Series) = ([1.0, 20.0].into_iter().collect(), [2.0, 40.0].into_iter().collect());
         assert!(close(ours.over(&theirs).median(), 0.5));
+    }
+
+    #[test]
+    fn the_order_is_that_of_what_the_points_were_made_with() {
+        let points: Vec<(f64, f64)> = [1.0, 10.0, 250.0].into_iter().map(|x: f64| (x, 3.0 * x.powf(1.5))).collect();
+        assert!(close(order(&points), 1.5));
     }
 }

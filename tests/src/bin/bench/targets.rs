@@ -74,6 +74,12 @@ const WANTED: &[Wanted] = &[
     at_most("drop out of the pod / bare drop on the same hook: UDP, 18 bytes", "≤ 1.05", "flood.out.udp18.isolate.over_bare_cgroup", 1.05, ""),
     p99("cut, armed, daemon: request to last packet out, p99", "≤ 500 µs", "cut.daemon_armed.last_out", 500.0, " µs"),
     at_most("CLI add, whole process / the nsenter iptables way", "≤ 0.5", "cut.cli_armed.whole_over_iptables", 0.5, ""),
+    at_most("110 armed pods in one request, to the last packet", "≤ 20 ms", "scale.cut_all.110", 20.0, " ms"),
+    at_most("a scrape with 1000 isolated pods", "≤ 10 ms", "scale.scrape.1000", 10.0, " ms"),
+    at_most("daemon at rest with 250 pods: memory", "≤ 25 MiB", "scale.resident.250", 25.0, " MiB"),
+    at_most("the same: CPU", "not measurable (≤ 0.5 %)", "scale.rest_cpu.250", 0.5, " %"),
+    at_most("start-up to ready with 250 pods, 50 isolated", "≤ 1 s", "scale.boot.250", 1000.0, " ms"),
+    at_most("release binary", "≤ 15 MiB", "binary", 15.0, " MiB"),
 ];
 
 /// Every target beside what the report has.

@@ -1,0 +1,190 @@
+//! What grows with the number of pods: arming, isolating all at once, asking, starting, memory, rest, and pods that come and
+//! go.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, Instant},
+};
+
+use isolate_tests::{
+    agent::{Agent, Daemon, METRICS, request},
+    node::Node,
+    wait,
+};
+
+use crate::{
+    churn, cpu,
+    crowd::{self, CrowdPod},
+    growth::{self, Measure, Measures},
+    options::Options,
+    report::{Report, Section},
+    stream::{Cut, Sink},
+};
+
+/// Repetitions of what is quick.
+const TIMES: usize = 12;
+/// How many of the pods are isolated when a start is measured.
+const ISOLATED: usize = 50;
+/// What one round over all pods of a stream costs the sender at most, for each pod.
+const PER_POD: Duration = Duration::from_micros(6);
+const SHORTEST_PERIOD: Duration = Duration::from_micros(200);
+/// An answer serves all who ask within 200 ms; what is measured is a fresh one.
+const STALE: Duration = Duration::from_millis(250);
+/// Arming a thousand pods takes half a minute.
+const ARMING: Duration = Duration::from_mins(5);
+const MIB: f64 = 1024.0;
+
+/// Measures nodes of every size.
+pub(crate) fn run(options: &Options, report: &mut Report) {
+    let mut measures = Measures::default();
+    for &count in &options.pods {
+        eprintln!("bench: {count} pods …");
+        one(options, count, &mut measures);
+    }
+    for measure in Measure::ALL {
+        for (count, series) in measures.of(measure) {
+            report.figure(&format!("scale.{}.{count}", measure.id()), measure.unit(), series);
+        }
+    }
+    report.section(Section {
+        title: "Growth with the number of pods",
+        text: format!(
+            "A node with so many pods, each with a namespace, a routed veth, a cgroup and a process; one daemon. *Isolating all* \
+             is one request for all of them, timed by the packets of every pod to the last one that got out of any (a round \
+             over all pods every {} µs or more), and by the answer. The *start* is that of a daemon on a node that was \
+             rebooted: up to {ISOLATED} records, no pins. *Ready* means that every record is enforced by every hook; the others \
+             are armed behind it. Lists and scrapes are with all pods isolated. CPU at rest is over {} s. The *order* is the \
+             exponent b of a·n^b that fits best from 10 pods on: 1 is linear, 0 is constant.",
+            SHORTEST_PERIOD.as_micros(),
+            options.rest_secs
+        ),
+        tables: vec![growth::table(&measures)],
+        plots: growth::plots(&measures),
+        ..Section::default()
+    });
+}
+
+/// A node of one size.
+fn one(options: &Options, count: u32, measures: &mut Measures) {
+    let node = Node::new();
+    crowd::prepare(&node);
+    let agent = Agent::new(&node);
+    let pods = crowd::start(&node, 0, count);
+    let all: Vec<&CrowdPod> = pods.iter().collect();
+    let sink = Sink::new(&node);
+    let mut put = |measure, value| measures.put(measure, count, value);
+
+    let start = Instant::now();
+    let daemon = agent.daemon();
+    await_ready(&daemon);
+    await_armed(&node, pods.len());
+    put(Measure::ArmAll, millis(start));
+    thread::sleep(Duration::from_secs(1));
+    rest(options, &daemon, &mut put);
+    sink.await_flow(&all);
+
+    let period = SHORTEST_PERIOD.max(PER_POD * count);
+    let uids: Vec<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+    let Cut { pods: seen, whole, result } = sink.time(&all, period, || isolate(&agent, &uids));
+    assert!(result, "not all of {count} pods were isolated");
+    put(Measure::CutAll, seen.iter().map(|seen| seen.last_out).fold(0.0, f64::max) / 1e3);
+    put(Measure::AddAll, whole / 1e3);
+    for _ in 0..TIMES {
+        thread::sleep(STALE);
+        let start = Instant::now();
+        let bytes = scrape(&node).len();
+        put(Measure::Scrape, millis(start));
+        assert!(bytes > 0);
+        let start = Instant::now();
+        let listed =
+            node.netns().enter(|| isolate_tests::agent::output(&mut agent.command_here(&["list", "-o", "json"])));
+        put(Measure::List, millis(start));
+        assert!(listed.stdout.matches("\"uid\"").count() == pods.len(), "all are listed");
+    }
+    put(Measure::ResidentIsolated, resident_kib(daemon.pid()) / MIB);
+    restart(&agent, daemon, &mut put, Measure::Restart);
+
+    let daemon = agent.daemon();
+    let start = Instant::now();
+    assert!(remove_all(&agent));
+    put(Measure::RemoveAll, millis(start));
+    sink.await_flow(&all);
+    churn::run(options, &node, &agent, &daemon, count, &mut put);
+
+    assert!(isolate(&agent, &uids[..uids.len().min(ISOLATED)]));
+    assert_eq!(daemon.stop(), Some(0));
+    // A reboot takes the pins and leaves the records.
+    fs::remove_dir_all(crate::micro::pins(&node)).expect("pins can be removed");
+    let start = Instant::now();
+    let daemon = agent.daemon();
+    await_ready(&daemon);
+    put(Measure::Boot, millis(start));
+    await_armed(&node, pods.len());
+    put(Measure::BootArmed, millis(start));
+    assert!(remove_all(&agent));
+    drop(daemon);
+}
+
+/// Stops the daemon and starts it again: what is isolated is in the kernel.
+fn restart(agent: &Agent, daemon: Daemon, put: &mut impl FnMut(Measure, f64), measure: Measure) {
+    assert_eq!(daemon.stop(), Some(0));
+    let start = Instant::now();
+    let daemon = agent.daemon();
+    await_ready(&daemon);
+    put(measure, millis(start));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Memory, and what the daemon uses of a core while nothing happens.
+fn rest(options: &Options, daemon: &Daemon, put: &mut impl FnMut(Measure, f64)) {
+    put(Measure::Resident, resident_kib(daemon.pid()) / MIB);
+    let (start, before) = (Instant::now(), cpu::process_nanos(daemon.pid()));
+    thread::sleep(Duration::from_secs(options.rest_secs));
+    let used = cpu::process_nanos(daemon.pid()) - before;
+    put(Measure::RestCpu, used / 1e9 / start.elapsed().as_secs_f64() * 100.0);
+}
+
+fn isolate(agent: &Agent, uids: &[&str]) -> bool {
+    let stream = UnixStream::connect(agent.socket()).expect("the daemon listens");
+    let body = serde_json::json!({ "uids": uids }).to_string();
+    request(stream, "POST", "/v1/isolations", body.as_bytes()).0 == 200
+}
+
+fn remove_all(agent: &Agent) -> bool {
+    let stream = UnixStream::connect(agent.socket()).expect("the daemon listens");
+    request(stream, "POST", "/v1/isolations/remove", b"{\"all\": true}").0 == 200
+}
+
+fn await_ready(daemon: &Daemon) {
+    assert!(wait::happens_within(ARMING, || daemon.page("/readyz").0 == 200), "never ready\n{}", daemon.log());
+}
+
+/// Waits until so many pods are armed, as the scrape says: that takes less of the daemon than its status does.
+pub(crate) fn await_armed(node: &Node, pods: usize) {
+    let line = format!("isolate_pods_armed {pods}");
+    assert!(wait::happens_within(ARMING, || scrape(node).lines().any(|found| found == line)), "never armed");
+}
+
+/// One scrape, as Prometheus makes it.
+fn scrape(node: &Node) -> String {
+    let mut stream = node.netns().enter(|| TcpStream::connect(METRICS)).expect("the daemon serves metrics");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: agent\r\n\r\n").expect("it reads its request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it answers in text");
+    text
+}
+
+fn resident_kib(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).expect("the daemon runs")
+}
+
+/// Milliseconds since then.
+pub(crate) fn millis(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
