@@ -68,7 +68,7 @@ pub fn container_command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Pat
 }
 
 /// Takes everything else out of the bounding set; the `exec` that follows gives root what is left in it.
-fn restrict(more: &[u32]) -> std::io::Result<()> {
+pub fn restrict(more: &[u32]) -> std::io::Result<()> {
     const LAST: u32 = 63;
     for capability in (0..=LAST).filter(|capability| !CONTAINER.contains(capability) && !more.contains(capability)) {
         // SAFETY: a call with plain numbers.
@@ -83,7 +83,7 @@ fn restrict(more: &[u32]) -> std::io::Result<()> {
 }
 
 /// Starts a command in a process namespace of its own, as containers have one. The calling thread stays in its own.
-pub(crate) fn spawn_as_init(command: &mut Command) -> std::io::Result<Child> {
+pub fn spawn_as_init(command: &mut Command) -> std::io::Result<Child> {
     let own = File::open("/proc/thread-self/ns/pid")?;
     // SAFETY: it changes where the next child of this thread is born, and nothing that memory safety rests on.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }?;

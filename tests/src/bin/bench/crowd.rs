@@ -76,7 +76,7 @@ fn run(node: &Node, number: u32) -> (u32, String, PathBuf, Child) {
     command.arg("infinity").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec the closure makes system calls alone, and allocates nothing.
     unsafe { command.pre_exec(move || settle(&procs)) };
-    let child = command.spawn().expect("coreutils is installed");
+    let child = launch::spawn_as_init(&mut command).expect("coreutils is installed");
     (number, uid, cgroup, child)
 }
 
@@ -98,7 +98,7 @@ fn settle(mut procs: &File) -> std::io::Result<()> {
             return Err(std::io::Error::last_os_error());
         }
     }
-    Ok(())
+    launch::restrict(&[])
 }
 
 fn veth(number: u32) -> String {
