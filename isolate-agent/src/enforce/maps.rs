@@ -12,7 +12,7 @@ use aya::{
 };
 use isolate_common::{KernelError, Policy, SlotCounters, names};
 
-use super::{EnforceError, Mended, pins};
+use super::{EnforceError, Mended, pins, sys};
 use crate::{
     inventory::{CgroupId, IfIndex},
     observed::{Observed, Slot},
@@ -71,6 +71,11 @@ impl Maps {
         self.pinned.iter().any(|map| map.id == id)
     }
 
+    /// One of the maps, if it is one of ours.
+    pub(super) fn fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.pinned.iter().find(|map| map.name == name).map(|map| map.fd.as_fd())
+    }
+
     /// Id of the policy map, by which a program is known as ours.
     pub(super) fn policy_id(&self) -> u32 {
         self.pinned.iter().find(|map| map.name == names::POLICY).expect("all are opened together").id
@@ -102,12 +107,11 @@ impl Maps {
             let (ifindex, slot) = entry.map_err(failed("read", names::IFINDEX))?;
             observed.veth_keys.insert(IfIndex(ifindex), Slot(slot));
         }
-        for slot in 0..self.policy.len() {
-            let policy = self.policy.get(&slot, 0).map_err(failed("read", names::POLICY))?;
-            if policy.is_in_use() {
-                observed.policies.insert(Slot(slot), policy);
-            }
-        }
+        let policies = self.fd(names::POLICY).expect("all are opened together");
+        let policies = sys::array_values(policies, self.policy.len());
+        let policies = policies.map_err(|error| failed("read", names::POLICY)(error.into()))?;
+        let in_use = (0..).map(Slot).zip(policies).filter(|(_, policy): &(_, Policy)| policy.is_in_use());
+        observed.policies.extend(in_use);
         Ok(observed)
     }
 

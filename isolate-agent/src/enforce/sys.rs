@@ -12,6 +12,7 @@ use std::{
     path::Path,
 };
 
+use aya::Pod;
 use aya_obj::generated::{
     BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
 };
@@ -86,6 +87,28 @@ pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     attr.__bindgen_anon_4.bpf_fd = as_fd_field(fd.as_raw_fd());
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// `BPF_MAP_LOOKUP_BATCH`: the first `count` values of an array (since Linux 5.6). One call where thousands of slots would
+/// take thousands of them.
+pub(super) fn array_values<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<T>> {
+    let length = usize::try_from(count).map_err(io::Error::other)?;
+    let (mut keys, mut values, mut next) = (vec![0_u32; length], vec![T::default(); length], 0_u32);
+    let mut attr = zeroed();
+    attr.batch.map_fd = as_fd_field(map.as_raw_fd());
+    attr.batch.out_batch = (&raw mut next) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = count;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        // It has come to the end of the map (generic_map_lookup_batch, kernel/bpf/syscall.c).
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    // SAFETY: the kernel has filled this member in.
+    let found = unsafe { attr.batch.count };
+    if found == count { Ok(values) } else { Err(io::Error::other(format!("{found} of {count} values were read"))) }
 }
 
 /// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.
