@@ -146,7 +146,7 @@ impl Enforcer {
         }
         let maps = Maps::open(&folder)?;
         let programs = Programs::open(&folder, &maps)?;
-        let (copies, netdev) = (VethCopies::new(&folder), NetdevPrograms::new(&folder));
+        let (copies, netdev) = (VethCopies::default(), NetdevPrograms::default());
         let links = Links::open(&folder)?;
         Ok(Self { bpffs: settings.bpffs.clone(), folder, maps, programs, copies, netdev, links, claim })
     }

@@ -7,7 +7,6 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
-    path::{Path, PathBuf},
     thread,
 };
 
@@ -18,21 +17,16 @@ use super::{EnforceError, maps::Maps, object};
 use crate::{observed::Slot, plan::NetdevPlace};
 
 /// The netdev programs of the slot that was last attached for: a pod's interfaces come one after the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct NetdevPrograms {
-    folder: PathBuf,
     last: Option<(Slot, [OwnedFd; 2])>,
 }
 
 impl NetdevPrograms {
-    pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), last: None }
-    }
-
     /// The program for a slot and direction, loaded if it is not the one of last time.
     pub(super) fn of(&mut self, maps: &Maps, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != slot) {
-            let programs = object::copies(&self.folder, maps, slot, [names::NETDEV_IN, names::NETDEV_OUT])?;
+            let programs = object::copies(maps, slot, [names::NETDEV_IN, names::NETDEV_OUT])?;
             self.last = Some((slot, programs));
         }
         let (_, programs) = self.last.as_ref().expect("it was set above");

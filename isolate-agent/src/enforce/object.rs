@@ -5,8 +5,8 @@ use std::{
     collections::BTreeSet,
     error::Error,
     fs,
-    os::fd::{AsFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::Path,
 };
 
 use aya::{
@@ -14,6 +14,7 @@ use aya::{
     maps::MapInfo,
     programs::{Program, ProgramInfo},
 };
+use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 use isolate_common::{Direction, KernelError, names};
 
 use super::{EnforceError, Mended, maps::Maps, pins, sys};
@@ -58,29 +59,43 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
     fs::rename(&draft, folder).map_err(|source| EnforceError::Pin { step: "make", path: folder.to_owned(), source })
 }
 
-/// Loads copies of programs, with the pinned maps; those of the netdev hook for the pod in `slot`.
-pub(super) fn copies<const N: usize>(
-    folder: &Path,
-    maps: &Maps,
-    slot: Slot,
-    names: [&str; N],
-) -> Result<[OwnedFd; N], EnforceError> {
-    let pins: Vec<(&str, PathBuf)> = names::MAPS.iter().map(|name| (*name, pins::map(folder, name))).collect();
-    let mut loader = EbpfLoader::new();
-    loader.override_global(names::NETDEV_SLOT, &slot.0, true);
-    for (name, pin) in &pins {
-        loader.map_pin_path(name, pin.as_path());
+/// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`.
+///
+/// Not with aya's loader, which reads and parses the BTF of the whole kernel each time, and none of these programs is
+/// relocated by it: that would be most of the time that isolating a pod takes.
+pub(super) fn copies<const N: usize>(maps: &Maps, slot: Slot, names: [&str; N]) -> Result<[OwnedFd; N], EnforceError> {
+    if OBJECT.is_empty() {
+        return Err(EnforceError::NoObject);
     }
-    let mut object = load(&mut loader)?;
+    let mut object = Object::parse(OBJECT).map_err(load_error)?;
+    let slot = slot.0.to_ne_bytes();
+    object.patch_map_data([(names::NETDEV_SLOT, (slot.as_slice(), true))].into()).map_err(load_error)?;
+    let mut constants = Vec::new();
+    let mut used = Vec::new();
+    for (name, map) in &object.maps.clone() {
+        let fd = match (maps.fd(name), map.section_kind()) {
+            (Some(pinned), _) => pinned.as_raw_fd(),
+            (None, EbpfSectionKind::Rodata) => {
+                constants.push(sys::constants(map.data()).map_err(load_error)?);
+                constants.last().expect("it was pushed just now").as_raw_fd()
+            }
+            (None, _) => return Err(load_error(format!("the object's map {name} is not among those that are pinned"))),
+        };
+        used.push((name.clone(), fd, map.clone()));
+    }
+    let text = object.functions.keys().map(|(section, _)| *section).collect();
+    let used = used.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
+    object.relocate_maps(used, &text).map_err(load_error)?;
+    object.relocate_calls(&text).map_err(load_error)?;
     let mut copies = Vec::with_capacity(N);
     for name in names {
-        copies.push(load_program(&mut object, name)?);
+        let program =
+            object.programs.get(name).filter(|program| matches!(program.section, ProgramSection::SchedClassifier));
+        let program = program.ok_or_else(|| load_error(format!("the object has no tc program {name}")))?;
+        let instructions = &object.functions[&program.function_key()].instructions;
+        copies.push(sys::classifier_load(name, instructions, &program.license).map_err(load_error)?);
     }
-    // aya makes and pins a new map where it finds no pin: such a copy would know of no isolation.
-    match maps.unpinned(folder).next() {
-        Some((path, _)) => Err(load_error(format!("{} was removed a moment ago", path.display()))),
-        None => Ok(copies.try_into().expect("one for each name")),
-    }
+    Ok(copies.try_into().expect("one for each name"))
 }
 
 fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, EnforceError> {

@@ -3,7 +3,7 @@
 //! The only place with the raw system call. Every function says in its name which command it is.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -14,7 +14,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
+    BPF_F_BEFORE, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_link_type,
+    bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 /// Where a link is to be attached.
@@ -109,6 +110,49 @@ pub(super) fn array_values<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) ->
     // SAFETY: the kernel has filled this member in.
     let found = unsafe { attr.batch.count };
     if found == count { Ok(values) } else { Err(io::Error::other(format!("{found} of {count} values were read"))) }
+}
+
+/// `BPF_MAP_CREATE` and the calls that make it a constant: an array of one value, as the constants of an object are kept.
+pub(super) fn constants(value: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this command reads this member of the union; each field is a plain integer.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    map.key_size = 4;
+    map.value_size = u32::try_from(value.len()).map_err(io::Error::other)?;
+    map.max_entries = 1;
+    map.map_flags = BPF_F_RDONLY_PROG;
+    let map = new_fd(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)?;
+
+    let key = 0_u32;
+    let mut attr = zeroed();
+    // SAFETY: this command reads this member of the union; each field is a plain integer.
+    let entry = unsafe { &mut attr.__bindgen_anon_2 };
+    entry.map_fd = as_fd_field(map.as_raw_fd());
+    entry.key = (&raw const key) as u64;
+    entry.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
+
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = as_fd_field(map.as_raw_fd());
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr)?;
+    Ok(map)
+}
+
+/// `BPF_PROG_LOAD` of a tc program. `name` is what `bpftool` shows, at most 15 bytes.
+pub(super) fn classifier_load(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this command reads this member of the union; each field is a plain integer.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    load.license = license.as_ptr() as u64;
+    // The last byte stays zero.
+    for (to, from) in load.prog_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
 }
 
 /// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.
