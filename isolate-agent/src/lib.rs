@@ -11,6 +11,7 @@ pub mod inventory;
 pub mod limit;
 pub mod lock;
 pub mod metrics;
+mod netlink;
 pub mod observed;
 pub mod plan;
 pub mod pod;
