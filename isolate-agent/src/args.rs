@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use isolate_agent::settings::{Arm, Layer, LogFormat};
+use isolate_agent::settings::{Arm, Layer, LogFormat, VethHook};
 use jiff::Timestamp;
 
 /// Version and commit.
@@ -75,6 +75,9 @@ pub(crate) struct Places {
     /// The container runtime's CRI socket, for the names of pods [default: the first of the usual ones that answers]
     #[arg(long, global = true, value_name = "SOCKET", env = "ISOLATE_CRI_ENDPOINT", hide_env_values = true)]
     pub cri_endpoint: Option<PathBuf>,
+    /// How to attach to the pods' interfaces [default: auto]
+    #[arg(long, global = true, value_enum, env = "ISOLATE_VETH_HOOK", hide_env_values = true, help_heading = "Hooks")]
+    pub veth_hook: Option<VethHook>,
 }
 
 #[derive(Debug, Args)]
@@ -260,13 +263,14 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 impl Cli {
     /// What flags and environment set.
     pub(crate) fn layer(&self) -> Layer {
-        let Places { config: _, run_dir, state_dir, bpffs, cgroup_root, cri_endpoint } = &self.places;
+        let Places { config: _, run_dir, state_dir, bpffs, cgroup_root, cri_endpoint, veth_hook } = &self.places;
         let places = Layer {
             run_dir: run_dir.clone(),
             state_dir: state_dir.clone(),
             bpffs: bpffs.clone(),
             cgroup_root: cgroup_root.clone(),
             cri_endpoint: cri_endpoint.clone(),
+            veth_hook: *veth_hook,
             ..Layer::default()
         };
         match &self.verb {
@@ -309,7 +313,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_setting() {
         let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --max-isolated 7 \
-                    --cri-endpoint /c/cri.sock --metrics-addr [::1]:80 --arm on-demand --log-format json --retention 2days";
+                    --cri-endpoint /c/cri.sock --metrics-addr [::1]:80 --arm on-demand --veth-hook clsact --log-format json --retention 2days";
         let expected = Layer {
             run_dir: Some("/r".into()),
             state_dir: Some("/s".into()),
@@ -319,6 +323,7 @@ mod tests {
             max_isolated: Some(7),
             metrics_addr: Some("[::1]:80".parse().expect("an address")),
             arm: Some(Arm::OnDemand),
+            veth_hook: Some(VethHook::Clsact),
             log_format: Some(LogFormat::Json),
             retention: Some(Duration::from_hours(48)),
         };

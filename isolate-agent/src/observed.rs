@@ -50,8 +50,13 @@ pub struct NetdevKey {
 pub enum LinkState {
     /// Attached, and first in its chain where that matters.
     Holding,
-    /// Attached, but another program runs first.
+    /// Attached, but another program runs first. Attaching anew puts ours in front.
     Displaced,
+    /// The same, but ours cannot be put before it.
+    Behind,
+    /// Its interface is there, and on it nothing of ours any more, or what an earlier agent has left, or attached in
+    /// another way. Attaching anew mends it.
+    Stale,
     /// Attached to nothing any more, or to something else.
     Defunct,
 }
@@ -59,7 +64,12 @@ pub enum LinkState {
 impl LinkState {
     /// Whether the interface or cgroup that it was attached to still exists.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Holding | Self::Displaced)
+        !matches!(self, Self::Defunct)
+    }
+
+    /// Whether it is attached as well as can be.
+    pub const fn stands(self) -> bool {
+        matches!(self, Self::Holding | Self::Behind)
     }
 }
 

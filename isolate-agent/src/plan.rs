@@ -140,7 +140,7 @@ impl View<'_> {
             let Some(Inside { namespace, index, way }) = &interface.inside else { continue };
             let key = NetdevKey { slot, namespace: *namespace, index: *index };
             for direction in netdev_directions(interface) {
-                if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.is_live()) {
+                if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.stands()) {
                     let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
                     let place = NetdevPlace { has_host_end, key, way: way.clone(), name };
                     actions.push(Action::AttachNetdev(place, direction));
@@ -161,10 +161,11 @@ impl View<'_> {
         *key == slot || self.observed.policies.get(key).is_some_and(|policy| shares(&uid_of(policy)))
     }
 
-    /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again.
+    /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again,
+    /// where it can be.
     fn attach_veth(&self, veth: &HostVeth, actions: &mut Vec<Action>) {
         for direction in DIRECTIONS {
-            if self.observed.veth_links.get(&(veth.ifindex, direction)) != Some(&LinkState::Holding) {
+            if !self.observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.stands()) {
                 actions.push(Action::AttachVeth(veth.clone(), direction));
             }
         }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub metrics_addr: SocketAddr,
     /// Which pods carry the programs before they are isolated.
     pub arm: Arm,
+    /// How programs get onto the pods' interfaces.
+    pub veth_hook: VethHook,
     /// Form of the log lines.
     pub log_format: LogFormat,
     /// How long a pod has to be seen away from the node until its record expires.
@@ -111,6 +113,8 @@ pub struct Layer {
     pub metrics_addr: Option<SocketAddr>,
     /// See [`Settings::arm`].
     pub arm: Option<Arm>,
+    /// See [`Settings::veth_hook`].
+    pub veth_hook: Option<VethHook>,
     /// See [`Settings::log_format`].
     pub log_format: Option<LogFormat>,
     /// See [`Settings::retention`].
@@ -132,6 +136,18 @@ pub enum Arm {
     All,
     /// None: the programs are attached with the isolation.
     OnDemand,
+}
+
+/// How programs get onto the pods' interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum VethHook {
+    /// By tcx where the kernel has it, by clsact elsewhere.
+    Auto,
+    /// By tcx links, which run before all filters.
+    Tcx,
+    /// By filters of a clsact qdisc.
+    Clsact,
 }
 
 /// Form of the log lines.
@@ -163,6 +179,7 @@ impl Layer {
             max_isolated: self.max_isolated.or(weaker.max_isolated),
             metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
             arm: self.arm.or(weaker.arm),
+            veth_hook: self.veth_hook.or(weaker.veth_hook),
             log_format: self.log_format.or(weaker.log_format),
             retention: self.retention.or(weaker.retention),
         }
@@ -190,6 +207,7 @@ impl TryFrom<Layer> for Settings {
             max_isolated,
             metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
             arm: layer.arm.unwrap_or(Arm::All),
+            veth_hook: layer.veth_hook.unwrap_or(VethHook::Auto),
             log_format: layer.log_format.unwrap_or(LogFormat::Text),
             retention: layer.retention.unwrap_or(DEFAULT_RETENTION),
         })
@@ -247,7 +265,7 @@ mod tests {
     #[test]
     fn every_key_of_the_file_arrives() {
         let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
-                    cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nlog_format = 'json'\n\
+                    cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nveth_hook = 'clsact'\nlog_format = 'json'\n\
                     retention = '36h'\n";
         let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
         let expected = Settings {
@@ -259,6 +277,7 @@ mod tests {
             max_isolated: 7,
             metrics_addr: "[::1]:80".parse().expect("an address"),
             arm: Arm::OnDemand,
+            veth_hook: VethHook::Clsact,
             log_format: LogFormat::Json,
             retention: Duration::from_hours(36),
         };

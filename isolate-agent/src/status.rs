@@ -127,6 +127,13 @@ fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, O
         Some(LinkState::Displaced) => {
             (HookState::Missing, Some("another program runs first and can let packets past it".to_owned()))
         }
+        Some(LinkState::Behind) => {
+            let why = "another program runs first and can let packets past it, and it cannot be put before that one";
+            (HookState::Missing, Some(why.to_owned()))
+        }
+        Some(LinkState::Stale) => {
+            (HookState::Missing, Some("it was taken away; it is put back within seconds".to_owned()))
+        }
         Some(LinkState::Defunct) => (HookState::Missing, Some("it is attached to nothing any more".to_owned())),
         None => {
             let why = error.cloned().unwrap_or_else(|| "it is not attached".to_owned());
@@ -275,7 +282,7 @@ fn why_unarmed(
     let open = |veth: &&HostVeth| {
         DIRECTIONS
             .iter()
-            .any(|direction| !observed.veth_links.get(&(veth.ifindex, *direction)).is_some_and(|link| link.is_live()))
+            .any(|direction| !observed.veth_links.get(&(veth.ifindex, *direction)).is_some_and(|link| link.stands()))
     };
     let veth = pod.host_veths().find(open)?;
     Some(match (unattachable.get(&veth.ifindex), arm) {

@@ -3,7 +3,7 @@
 use aya::programs::TcAttachType::{self, Egress, Ingress};
 use isolate_common::names::{VETH_IN, VETH_OUT};
 use isolate_tests::{
-    bpf::tcx_chain,
+    bpf::programs,
     channel::{Channel, Path},
     node::Node,
     pod::{Link, Spec},
@@ -78,5 +78,5 @@ pub(crate) fn is_armed(node: &Node, veth: &str) -> bool {
 }
 
 fn chains(node: &Node, device: &str) -> [Vec<String>; 2] {
-    [Ingress, Egress].map(|direction: TcAttachType| tcx_chain(node.netns(), device, direction))
+    [Ingress, Egress].map(|direction: TcAttachType| programs(node.netns(), device, direction))
 }

@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
 }
 
 fn uids() -> Vec<libtest_mimic::Trial> {
-    vec![suite::trial("bad_input::uids_that_mean_no_pod".to_owned(), &[], uids_that_mean_no_pod)]
+    vec![suite::trial("bad_input::uids_that_mean_no_pod", &[], uids_that_mean_no_pod)]
 }
 
 fn uids_that_mean_no_pod() {

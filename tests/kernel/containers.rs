@@ -4,9 +4,11 @@ use isolate_tests::{
     channel::{Channel, Path},
     flood::Flood,
     pod::{Link, Spec},
+    wait,
 };
 
 use crate::{
+    arming::is_armed,
     scene::{Scene, every_channel},
     suite::trials,
 };
@@ -38,6 +40,8 @@ fn a_host_network_pod_is_cut_and_the_node_goes_on() {
     let Scene { agent, web, neighbour, node } = &scene;
     let (kubelet, other) = (node.process(), node.pod(&host_network));
     let _daemon = agent.daemon();
+    // The kernel stops an interface for a moment while it gives it a clsact qdisc.
+    wait::until("the neighbour is armed", || is_armed(node, &neighbour.host_veths()[0]));
     let path = Path::shown(Channel::ROUTED, web.end(), neighbour.end());
     let loopback = Path::shown(Channel::ORDINARY, web.loopback(), web.loopback());
     let bystanders = [node.end(&kubelet), other.end()].map(|end| Path::shown(every_channel(), end, neighbour.end()));

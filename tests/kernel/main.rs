@@ -11,6 +11,7 @@
 
 mod arming;
 mod bad_input;
+mod clsact;
 mod concurrent;
 mod containers;
 mod crash;
@@ -88,6 +89,8 @@ fn main() -> ExitCode {
         crash::trials(),
         direct::trials(),
         arming::trials(),
+        clsact::trials(),
+        clsact::others(),
         names::trials(),
         powers::trials(),
         full::trials(),

@@ -3,6 +3,7 @@
 mod daemon;
 
 use std::{
+    cell::Cell,
     env, fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -16,6 +17,23 @@ use crate::{node::Node, process, wait};
 const PROGRAM_ENV: &str = "ISOLATE_AGENT_BIN";
 /// Where the daemon's metrics are, in the node's own namespace.
 pub const METRICS: &str = "127.0.0.1:9477";
+
+thread_local! {
+    static VETH_HOOK: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Has the agents that `test` makes attach to interfaces in this way, as `--veth-hook` names it.
+pub fn attaching_by<T>(veth_hook: &'static str, test: impl FnOnce() -> T) -> T {
+    /// The next test may run on the same thread.
+    struct Reset(Option<&'static str>);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            VETH_HOOK.set(self.0);
+        }
+    }
+    let _reset = Reset(VETH_HOOK.replace(Some(veth_hook)));
+    test()
+}
 
 /// What a command gave.
 #[derive(Clone, Debug)]
@@ -72,6 +90,9 @@ impl Agent {
         for (option, place) in places {
             options.extend([option.to_owned(), place.display().to_string()]);
         }
+        if let Some(veth_hook) = VETH_HOOK.get() {
+            options.extend(["--veth-hook".to_owned(), veth_hook.to_owned()]);
+        }
         Self { node: node.clone(), options, daemon_options: Vec::new(), environment: Vec::new() }
     }
 
@@ -80,6 +101,16 @@ impl Agent {
     pub fn with(mut self, option: &str, place: &Path) -> Self {
         let at = self.options.iter().position(|given| given == option).expect("it is one of the places");
         self.options[at + 1] = place.display().to_string();
+        self
+    }
+
+    /// The same with another way to attach to interfaces.
+    #[must_use]
+    pub fn with_veth_hook(mut self, veth_hook: &str) -> Self {
+        if let Some(at) = self.options.iter().position(|given| given == "--veth-hook") {
+            self.options.drain(at..at + 2);
+        }
+        self.options.extend(["--veth-hook".to_owned(), veth_hook.to_owned()]);
         self
     }
 

@@ -6,6 +6,7 @@ use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
+    process::Command,
 };
 
 use aya::{
@@ -13,7 +14,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs},
 };
 
-use crate::{netns::Netns, program};
+use crate::{feature, netns::Netns, program};
 
 /// A BPF object, by the id that the kernel gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,53 @@ fn fdinfo(fd: &OwnedFd) -> String {
 
 fn field(info: &str, name: &str) -> Option<u32> {
     info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// The names of the programs that a frame meets on a side of an interface, first to last: the tcx chain, then the filters.
+pub fn programs(netns: &Netns, device: &str, direction: TcAttachType) -> Vec<String> {
+    let mut names = if feature::has_tcx() { tcx_chain(netns, device, direction) } else { Vec::new() };
+    names.extend(filters(netns, device, direction).into_iter().map(|filter| filter.program));
+    names
+}
+
+/// A filter of a clsact qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// `bpf`, `u32`, …
+    pub kind: String,
+    /// Lower ones run first.
+    pub priority: u64,
+    /// As `tc` shows it.
+    pub handle: String,
+    /// What whoever attached it calls it.
+    pub name: String,
+    /// Name of its program, as the kernel has it.
+    pub program: String,
+}
+
+/// The filters on a side of an interface, in the order in which they run.
+pub fn filters(netns: &Netns, device: &str, direction: TcAttachType) -> Vec<Filter> {
+    let side = if direction == TcAttachType::Ingress { "ingress" } else { "egress" };
+    let output = Command::new("tc")
+        .args(["-n", netns.name(), "-json", "filter", "show", "dev", device, side])
+        .output()
+        .expect("iproute2 is installed");
+    // Some versions print nothing at all where there are none.
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let lines = listed.as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let filter = |line: &serde_json::Value| {
+        // The line without options stands for the priority.
+        let options = line.get("options")?;
+        Some(Filter {
+            kind: text(&line["kind"]),
+            priority: line["pref"].as_u64()?,
+            handle: text(options.get("handle").or_else(|| options.get("fh"))?),
+            name: text(&options["bpf_name"]),
+            program: text(&options["prog"]["name"]),
+        })
+    };
+    lines.iter().filter_map(filter).collect()
 }
 
 /// What a pin leads to; the kernel tells in `fdinfo`.

@@ -2,6 +2,8 @@
 
 use std::{env, process::Command};
 
+use aya::programs::{SchedClassifier, TcAttachType};
+
 /// Something that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
@@ -30,6 +32,11 @@ impl Feature {
         };
         Some(format!("{}: {why} (Debian: apt-get install {package})", probe.join(" ")))
     }
+}
+
+/// Whether the kernel has tcx (6.6), asked of the loopback interface.
+pub fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
 /// Whether a skip is a failure: on CI every test runs.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::settings::{Arm, DEFAULT_MAX_ISOLATED, LogFormat};
+use crate::settings::{Arm, DEFAULT_MAX_ISOLATED, LogFormat, VethHook};
 
 fn mk_settings(root: &std::path::Path) -> Settings {
     Settings {
@@ -15,6 +15,7 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         max_isolated: DEFAULT_MAX_ISOLATED,
         metrics_addr: ([127, 0, 0, 1], 9477).into(),
         arm: Arm::All,
+        veth_hook: VethHook::Auto,
         log_format: LogFormat::Text,
         retention: std::time::Duration::from_hours(1),
     }

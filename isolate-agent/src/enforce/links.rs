@@ -1,4 +1,4 @@
-//! The pinned links: attached, observed and detached by interface index and cgroup id.
+//! The pinned links, of cgroups and of tcx: attached, observed and detached by interface index and cgroup id.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +44,7 @@ pub(super) struct Links {
 
 /// What a link is pinned for; its name says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Pin {
+pub(super) enum Pin {
     Cgroup(CgroupId),
     Veth(IfIndex),
     Netdev(NetdevKey),
@@ -68,8 +68,17 @@ impl Pin {
         }
     }
 
+    /// What was noted of it.
+    pub(super) fn noted(self, direction: Direction, observed: &Observed) -> Option<LinkState> {
+        match self {
+            Self::Cgroup(id) => observed.cgroup_links.get(&(id, direction)).copied(),
+            Self::Veth(ifindex) => observed.veth_links.get(&(ifindex, direction)).copied(),
+            Self::Netdev(key) => observed.netdev_links.get(&(key, direction)).copied(),
+        }
+    }
+
     /// bpffs allows no dots in names.
-    fn name(self, direction: Direction) -> String {
+    pub(super) fn name(self, direction: Direction) -> String {
         let direction = direction.name();
         match self {
             Self::Cgroup(CgroupId(id)) => format!("cgroup-{id}-{direction}"),
@@ -80,7 +89,7 @@ impl Pin {
         }
     }
 
-    fn read(name: &str) -> Option<(Self, Direction)> {
+    pub(super) fn read(name: &str) -> Option<(Self, Direction)> {
         let (place, direction) = name.rsplit_once('-')?;
         let direction = DIRECTIONS.into_iter().find(|known| known.name() == direction)?;
         let pin = match place.split('-').collect::<Vec<_>>().as_slice() {
@@ -222,7 +231,11 @@ impl Links {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         let target = Target::FirstOn(place.key.index);
-        netdev::within(place, || sys::link_create(program.as_fd(), target, attach_type(Hook::Netdev, direction)))
+        netdev::open(place)
+            .and_then(|namespace| {
+                let attach = || sys::link_create(program.as_fd(), target, attach_type(Hook::Netdev, direction));
+                netdev::inside(&namespace, attach)
+            })
             .and_then(|link| self.pin(link, Pin::Netdev(place.key), direction))
             .map_err(|source| EnforceError::Attach { hook: Hook::Netdev, place: place.name.clone(), source })?;
         note(observed, Pin::Netdev(place.key), direction, Some(LinkState::Holding));
@@ -254,6 +267,11 @@ impl Links {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         self.detach(Pin::Netdev(key), direction, observed)
+    }
+
+    /// Whether there is a pin.
+    pub(super) fn has(&self, pin: Pin, direction: Direction) -> bool {
+        self.folder.join(pin.name(direction)).exists()
     }
 
     /// Pins a link that was just attached. One that is pinned there already is replaced, and detached after that: nothing
@@ -304,7 +322,7 @@ impl Links {
 }
 
 /// Notes what is known of a link: its state, or that there is none any more.
-fn note(observed: &mut Observed, pin: Pin, direction: Direction, state: Option<LinkState>) {
+pub(super) fn note(observed: &mut Observed, pin: Pin, direction: Direction, state: Option<LinkState>) {
     fn set<K: Ord>(links: &mut BTreeMap<K, LinkState>, key: K, state: Option<LinkState>) {
         match state {
             Some(state) => links.insert(key, state),

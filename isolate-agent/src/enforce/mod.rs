@@ -3,19 +3,24 @@
 //! Everything that enforces lives in pins below one folder on bpffs and needs no process:
 //! `<bpffs>/v<layout>/maps/<name>`, `…/programs/<name>`, `…/links/<hook>-<place>-<direction>`.
 
+mod clsact;
 mod copies;
+mod filters;
+mod hooks;
 mod links;
 mod log;
 mod maps;
+mod mechanism;
 mod netdev;
 mod object;
 mod pins;
 mod sys;
+mod tc;
 
 use std::{
     fs::File,
     io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -23,10 +28,12 @@ use isolate_common::{Direction, Hook, KernelError, SlotCounters};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-pub use self::log::KernelLog;
-use self::{copies::VethCopies, links::Links, maps::Maps, netdev::NetdevPrograms, object::Programs};
+use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, object::Programs};
+pub use self::{
+    log::KernelLog,
+    mechanism::{Mechanism, has_clsact, has_tcx},
+};
 use crate::{
-    inventory::HostVeth,
     observed::{Observed, Slot},
     plan::Action,
     settings::Settings,
@@ -99,6 +106,27 @@ pub enum EnforceError {
         #[source]
         source: aya::maps::MapError,
     },
+    /// What the kernel can attach with cannot be told.
+    #[error("cannot tell how to attach to interfaces: {source}; run `isolate-agent doctor`, or set --veth-hook")]
+    Probe {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The node's filters cannot be listed.
+    #[error("cannot list the filters on the node's interfaces: {0}")]
+    Filters(#[source] io::Error),
+    /// A hook cannot be detached.
+    #[error("cannot detach the {} hook from {place}: {source}", hook.name())]
+    Detach {
+        /// Which hook.
+        hook: Hook,
+        /// The interface.
+        place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A hook cannot be attached.
     #[error("cannot attach the {} hook to {place}: {source}", hook.name())]
     Attach {
@@ -130,9 +158,8 @@ pub struct Enforcer {
     folder: PathBuf,
     maps: Maps,
     programs: Programs,
-    copies: VethCopies,
     netdev: NetdevPrograms,
-    links: Links,
+    hooks: Hooks,
     claim: File,
 }
 
@@ -146,9 +173,13 @@ impl Enforcer {
         }
         let maps = Maps::open(&folder)?;
         let programs = Programs::open(&folder, &maps)?;
-        let (copies, netdev) = (VethCopies::default(), NetdevPrograms::default());
-        let links = Links::open(&folder)?;
-        Ok(Self { bpffs: settings.bpffs.clone(), folder, maps, programs, copies, netdev, links, claim })
+        // An earlier agent has not made all of them.
+        pins::make_folders(&folder)?;
+        let netdev = NetdevPrograms::default();
+        let mechanism = Mechanism::choose(settings.veth_hook).map_err(|source| EnforceError::Probe { source })?;
+        tracing::debug!(mechanism = mechanism.name(), "how programs get onto interfaces");
+        let hooks = Hooks::open(&settings.bpffs, &folder, mechanism)?;
+        Ok(Self { bpffs: settings.bpffs.clone(), folder, maps, programs, netdev, hooks, claim })
     }
 
     /// The folder of the pins.
@@ -166,14 +197,14 @@ impl Enforcer {
         pins::make_folders(&self.folder)?;
         let mut mended = self.maps.mend(&self.folder)?;
         mended.extend(self.programs.mend(&self.folder)?);
-        mended.extend(self.links.mend(known)?);
+        mended.extend(self.hooks.mend(known)?);
         Ok(mended)
     }
 
     /// Detaches whatever is still attached and removes all pins, those of older layouts too.
     pub fn uninstall(self) -> Result<(), EnforceError> {
-        let Self { bpffs, folder, mut links, claim, .. } = self;
-        links.detach_all()?;
+        let Self { bpffs, folder, mut hooks, claim, .. } = self;
+        hooks.detach_all()?;
         pins::remove(&folder)?;
         drop(claim);
         tracing::debug!(bpffs = %bpffs.display(), "nothing is pinned any more");
@@ -183,7 +214,7 @@ impl Enforcer {
     /// What the kernel holds of ours.
     pub fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = self.maps.observe()?;
-        self.links.observe(&mut self.programs, &mut observed)?;
+        self.hooks.observe(&mut self.programs, &mut observed)?;
         Ok(observed)
     }
 
@@ -195,42 +226,24 @@ impl Enforcer {
             Action::SetVethKey(ifindex, slot) => self.maps.set_veth_key(*ifindex, *slot, observed),
             Action::OpenGate(gate) | Action::NarrowGate(gate) => self.maps.set_gate(*gate, observed),
             Action::AttachCgroup(place, direction) => {
-                self.links.attach_cgroup(&self.programs, place, *direction, observed)
+                self.hooks.attach_cgroup(&self.programs, place, *direction, observed)
             }
-            Action::AttachVeth(veth, direction) => self.attach_veth(veth, *direction, observed),
+            Action::AttachVeth(veth, direction) => {
+                self.hooks.attach_veth(&self.maps, &mut self.programs, veth, *direction, observed)
+            }
             Action::AttachNetdev(place, direction) => {
                 let program = self.netdev.of(&self.maps, place.key.slot, *direction)?;
-                self.links.attach_netdev(program, place, *direction, observed)
+                self.hooks.attach_netdev(&mut self.programs, program, place, *direction, observed)
             }
-            Action::DetachNetdev(key, direction) => self.links.detach_netdev(*key, *direction, observed),
-            Action::DetachCgroup(id, direction) => self.links.detach_cgroup(*id, *direction, observed),
-            Action::DetachVeth(ifindex, direction) => self.links.detach_veth(*ifindex, *direction, observed),
+            Action::DetachNetdev(key, direction) => self.hooks.detach_netdev(*key, *direction, observed),
+            Action::DetachCgroup(id, direction) => self.hooks.detach_cgroup(*id, *direction, observed),
+            Action::DetachVeth(ifindex, direction) => {
+                self.hooks.detach_veth(&self.programs, *ifindex, *direction, observed)
+            }
             Action::DropCgroupKey(id) => self.maps.drop_cgroup_key(*id, observed),
             Action::DropVethKey(ifindex) => self.maps.drop_veth_key(*ifindex, observed),
             Action::Vacate(slot) => self.maps.vacate(*slot, observed),
         }
-    }
-
-    /// tcx refuses a program that is in the chain already (`bpf_mprog_attach`, kernel/bpf/mprog.c): a displaced one is put in
-    /// front as a copy.
-    fn attach_veth(
-        &mut self,
-        veth: &HostVeth,
-        direction: Direction,
-        observed: &mut Observed,
-    ) -> Result<(), EnforceError> {
-        let pinned = self.programs.veth(direction).fd.as_fd();
-        let mut attached = self.links.attach_veth(pinned, veth, direction, observed);
-        for fresh in [false, true] {
-            match &attached {
-                Err(EnforceError::Attach { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                    let copy = self.copies.of(&self.maps, direction, fresh)?;
-                    attached = self.links.attach_veth(copy.as_fd(), veth, direction, observed);
-                }
-                _ => break,
-            }
-        }
-        attached
     }
 
     /// What one slot's programs dropped, over all CPUs.

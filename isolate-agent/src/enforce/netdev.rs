@@ -1,12 +1,14 @@
 //! The netdev hook: a copy of its programs for each isolated pod, attached from a thread that enters the namespace.
 
 use std::{
-    fs::File,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -15,6 +17,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{EnforceError, maps::Maps, object};
 use crate::{observed::Slot, plan::NetdevPlace};
+
+/// Where `ip netns` and the runtimes name namespaces.
+const NAMED: &str = "/run/netns";
 
 /// The netdev programs of the slot that was last attached for: a pod's interfaces come one after the other.
 #[derive(Debug, Default)]
@@ -34,16 +39,47 @@ impl NetdevPrograms {
     }
 }
 
-/// Runs `act` on a thread of its own that has entered the namespace of `place`, and ends with it.
-///
-/// No thread of the agent's ever has to find its way back. Errors when what led there is gone, or leads elsewhere by now: a
-/// process id is used again.
-pub(super) fn within<T: Send>(place: &NetdevPlace, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let namespace = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(place.way.path())?;
+/// Opens the namespace of `place`. Errors when what led there is gone, or leads elsewhere by now: a process id is used
+/// again.
+pub(super) fn open(place: &NetdevPlace) -> io::Result<File> {
+    let namespace = open_way(&place.way.path())?;
     if namespace.metadata()?.ino() != place.key.namespace {
         let error = format!("{} leads to another namespace by now", place.way.path().display());
         return Err(io::Error::new(io::ErrorKind::NotFound, error));
     }
+    Ok(namespace)
+}
+
+/// Those of the namespaces, by inode number, in which a process lives or that have a name.
+pub(super) fn find(wanted: &BTreeSet<u64>) -> BTreeMap<u64, File> {
+    let mut found = BTreeMap::new();
+    let processes = entries("/proc").map(|process| process.join("ns/net"));
+    for path in processes.chain(entries(NAMED)) {
+        if found.len() == wanted.len() {
+            break;
+        }
+        // What is no process, or ended meanwhile, has no such file.
+        let Ok(namespace) = open_way(&path) else { continue };
+        let Ok(metadata) = namespace.metadata() else { continue };
+        if wanted.contains(&metadata.ino()) {
+            found.entry(metadata.ino()).or_insert(namespace);
+        }
+    }
+    found
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// Whatever somebody has put there, opening it does not wait.
+fn open_way(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Runs `act` on a thread of its own that has entered the namespace, and ends with it: no thread of the agent's ever has
+/// to find its way back.
+pub(super) fn inside<T: Send>(namespace: &File, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let enter = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         act()

@@ -17,7 +17,7 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// What is in the folder of pins.
-const PARTS: [&str; 3] = ["maps", "programs", "links"];
+const PARTS: [&str; 4] = ["maps", "programs", "links", "filters"];
 
 /// The folder of this layout's pins below `bpffs`, on a BPF file system, which is mounted if there is none.
 ///
@@ -53,6 +53,11 @@ pub(super) fn program(folder: &Path, name: &str) -> PathBuf {
 /// The folder of the links' pins.
 pub(super) fn links(folder: &Path) -> PathBuf {
     folder.join("links")
+}
+
+/// The folder of the pins of programs that filters inside pods hold.
+pub(super) fn filters(folder: &Path) -> PathBuf {
+    folder.join("filters")
 }
 
 /// Makes the folders that are missing.

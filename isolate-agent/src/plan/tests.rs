@@ -171,7 +171,9 @@ fn links<K: Ord + Clone + std::fmt::Debug>(
     keys: impl Strategy<Value = K>,
 ) -> impl Strategy<Value = BTreeMap<(K, Direction), LinkState>> {
     let state = prop_oneof![
-        4 => Just(LinkState::Holding), 1 => Just(LinkState::Displaced), 1 => Just(LinkState::Defunct)
+        4 => Just(LinkState::Holding), 1 => Just(LinkState::Displaced), 1 => Just(LinkState::Behind),
+        1 => Just(LinkState::Stale),
+        1 => Just(LinkState::Defunct)
     ];
     let direction = prop_oneof![Just(Direction::In), Just(Direction::Out)];
     proptest::collection::btree_map((keys, direction), state, 0..12)

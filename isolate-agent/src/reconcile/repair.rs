@@ -106,6 +106,7 @@ fn fate(known: Option<&LinkState>, found: Option<&LinkState>) -> Option<&'static
     match (known, found) {
         (_, Some(LinkState::Displaced)) => Some("another program ran before it on"),
         (Some(known), Some(LinkState::Defunct)) if known.is_live() => Some("it had been detached from"),
+        (Some(known), Some(LinkState::Stale)) if known.stands() => Some("it had been taken from"),
         (Some(known), None) if known.is_live() => Some("it was gone from"),
         _ => None,
     }
@@ -137,8 +138,8 @@ mod tests {
 
     #[test]
     fn what_held_and_does_not_is_repaired() {
-        use LinkState::{Defunct, Displaced, Holding};
-        for found in [Some(Displaced), Some(Defunct), None] {
+        use LinkState::{Defunct, Displaced, Holding, Stale};
+        for found in [Some(Displaced), Some(Defunct), Some(Stale), None] {
             let repair = repair(Some(Holding), found).expect("it held before");
             assert_eq!(repair.uid, Some(PodUid::new([1; 16], false)));
             assert_eq!(repair.what, Repaired::Hook(Hook::Veth));
@@ -152,5 +153,6 @@ mod tests {
         assert_eq!(repair(None, None), None);
         assert_eq!(repair(None, Some(LinkState::Defunct)), None);
         assert_eq!(repair(Some(LinkState::Defunct), None), None);
+        assert_eq!(repair(Some(LinkState::Stale), Some(LinkState::Stale)), None, "an earlier agent's");
     }
 }

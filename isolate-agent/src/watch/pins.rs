@@ -32,7 +32,7 @@ impl Pins {
         let stream = inotify.into_event_stream(vec![0; BUFFER_BYTES])?;
         let mut folders: Vec<PathBuf> = folder.parent().into_iter().map(Path::to_owned).collect();
         folders.push(folder.to_owned());
-        folders.extend(["maps", "programs", "links"].map(|part| folder.join(part)));
+        folders.extend(["maps", "programs", "links", "filters"].map(|part| folder.join(part)));
         let mut pins = Self { stream, watches, folders };
         pins.watch();
         Ok(pins)

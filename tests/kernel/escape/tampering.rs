@@ -231,7 +231,7 @@ fn own_veth(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Re
 /// Until the agent has attached to the host end that appeared; without one for a while.
 fn wait_for_the_hook(s: &Stage) {
     let node = s.scene.node.netns();
-    wait::happens_within(ARMING, || !bpf::tcx_chain(node, LATE, TcAttachType::Ingress).is_empty());
+    wait::happens_within(ARMING, || !bpf::programs(node, LATE, TcAttachType::Ingress).is_empty());
 }
 
 fn plugged_in(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {

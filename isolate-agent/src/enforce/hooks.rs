@@ -1,0 +1,227 @@
+//! The hooks, wherever they hang: the seam between the planner's actions and the ways to attach to an interface.
+//!
+//! Cgroup hooks are pinned links. Those on interfaces are tcx links or clsact filters, as the mechanism in use says;
+//! what the other mechanism has left is observed as well, replaced without a gap, and removed.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use isolate_common::{DIRECTIONS, Direction, Hook};
+
+use super::{
+    EnforceError, Mended,
+    copies::VethCopies,
+    filters::Filters,
+    links::{Links, Pin, note},
+    maps::Maps,
+    mechanism::Mechanism,
+    object::Programs,
+};
+use crate::{
+    inventory::{CgroupId, HostVeth, IfIndex},
+    observed::{LinkState, NetdevKey, Observed},
+    plan::{CgroupPlace, NetdevPlace},
+};
+
+/// All hooks of one agent.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    mechanism: Mechanism,
+    links: Links,
+    filters: Filters,
+    copies: VethCopies,
+    /// With tcx in use: whether there may be filters still. Nobody makes new ones.
+    may_have_filters: bool,
+}
+
+impl Hooks {
+    /// `folder` holds the pins of this layout, somewhere below `bpffs`.
+    pub(super) fn open(bpffs: &Path, folder: &Path, mechanism: Mechanism) -> Result<Self, EnforceError> {
+        Ok(Self {
+            mechanism,
+            links: Links::open(folder)?,
+            filters: Filters::open(bpffs, folder).map_err(EnforceError::Filters)?,
+            copies: VethCopies::default(),
+            may_have_filters: true,
+        })
+    }
+
+    /// Pins again what is held and has no pin any more.
+    pub(super) fn mend(&mut self, known: &Observed) -> Result<Vec<Mended>, EnforceError> {
+        self.links.mend(known)
+    }
+
+    /// Detaches everything, of either mechanism.
+    pub(super) fn detach_all(&mut self) -> Result<(), EnforceError> {
+        self.filters.detach_all()?;
+        self.links.detach_all()
+    }
+
+    /// Looks at every hook.
+    pub(super) fn observe(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.links.observe(programs, observed)?;
+        if self.mechanism == Mechanism::Clsact || self.may_have_filters {
+            self.observe_filters(programs, observed)?;
+        }
+        Ok(())
+    }
+
+    fn observe_filters(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
+        let mut found = self.filters.observe_veths(programs).map_err(EnforceError::Filters)?;
+        found.extend(self.filters.observe_netdevs(programs)?);
+        self.may_have_filters = !found.is_empty();
+        for (pin, direction, state) in found {
+            let state = self.both(pin.noted(direction, observed), Some(state));
+            note(observed, pin, direction, state);
+        }
+        // A filter can be taken away and its interface stay, unlike a link; nothing else remembers it.
+        if self.mechanism == Mechanism::Clsact {
+            let keyed: Vec<IfIndex> = observed.veth_keys.keys().copied().collect();
+            for ifindex in keyed.into_iter().filter(|ifindex| self.filters.is_there(*ifindex)) {
+                for direction in DIRECTIONS {
+                    observed.veth_links.entry((ifindex, direction)).or_insert(LinkState::Stale);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a link and a filter on the same place come to: one of them has to go, or to be put in the other's place.
+    fn both(&self, link: Option<LinkState>, filter: Option<LinkState>) -> Option<LinkState> {
+        let (own, other) = match self.mechanism {
+            Mechanism::Tcx => (link, filter),
+            Mechanism::Clsact => (filter, link),
+        };
+        match other {
+            Some(other) if other.is_live() => Some(LinkState::Stale),
+            _ => own.or(other),
+        }
+    }
+
+    pub(super) fn attach_cgroup(
+        &mut self,
+        programs: &Programs,
+        place: &CgroupPlace,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        self.links.attach_cgroup(programs, place, direction, observed)
+    }
+
+    pub(super) fn detach_cgroup(
+        &mut self,
+        id: CgroupId,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        self.links.detach_cgroup(id, direction, observed)
+    }
+
+    /// Leaves one hook of the mechanism in use, and then none of the other: at no time is there none.
+    pub(super) fn attach_veth(
+        &mut self,
+        maps: &Maps,
+        programs: &mut Programs,
+        veth: &HostVeth,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let failed = |source| EnforceError::Attach { hook: Hook::Veth, place: veth.name.clone(), source };
+        match self.mechanism {
+            Mechanism::Tcx => {
+                self.link_veth(maps, programs, veth, direction, observed)?;
+                if self.may_have_filters {
+                    self.filters.detach_veth(programs, veth.ifindex, direction).map_err(failed)?;
+                }
+            }
+            Mechanism::Clsact => {
+                let state = self.filters.attach_veth(programs, veth, direction).map_err(failed)?;
+                if self.links.has(Pin::Veth(veth.ifindex), direction) {
+                    self.links.detach_veth(veth.ifindex, direction, observed)?;
+                }
+                note(observed, Pin::Veth(veth.ifindex), direction, Some(state));
+            }
+        }
+        Ok(())
+    }
+
+    /// tcx refuses a program that is in the chain already (`bpf_mprog_attach`, kernel/bpf/mprog.c): a displaced one is put in
+    /// front as a copy.
+    fn link_veth(
+        &mut self,
+        maps: &Maps,
+        programs: &Programs,
+        veth: &HostVeth,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let pinned = programs.veth(direction).fd.as_fd();
+        let mut attached = self.links.attach_veth(pinned, veth, direction, observed);
+        for fresh in [false, true] {
+            match &attached {
+                Err(EnforceError::Attach { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                    let copy = self.copies.of(maps, direction, fresh)?;
+                    attached = self.links.attach_veth(copy.as_fd(), veth, direction, observed);
+                }
+                _ => break,
+            }
+        }
+        attached
+    }
+
+    pub(super) fn detach_veth(
+        &mut self,
+        programs: &Programs,
+        ifindex: IfIndex,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        if self.mechanism == Mechanism::Clsact || self.may_have_filters {
+            let place = || format!("interface {}", ifindex.0);
+            let detached = self.filters.detach_veth(programs, ifindex, direction);
+            detached.map_err(|source| EnforceError::Detach { hook: Hook::Veth, place: place(), source })?;
+        }
+        self.links.detach_veth(ifindex, direction, observed)
+    }
+
+    /// As on the host end.
+    pub(super) fn attach_netdev(
+        &mut self,
+        programs: &mut Programs,
+        program: &OwnedFd,
+        place: &NetdevPlace,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let failed = |source| EnforceError::Attach { hook: Hook::Netdev, place: place.name.clone(), source };
+        match self.mechanism {
+            Mechanism::Tcx => {
+                self.links.attach_netdev(program, place, direction, observed)?;
+                self.filters.detach_netdev(place.key, direction).map_err(failed)?;
+            }
+            Mechanism::Clsact => {
+                let state = self.filters.attach_netdev(programs, program, place, direction).map_err(failed)?;
+                if self.links.has(Pin::Netdev(place.key), direction) {
+                    self.links.detach_netdev(place.key, direction, observed)?;
+                }
+                note(observed, Pin::Netdev(place.key), direction, Some(state));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn detach_netdev(
+        &mut self,
+        key: NetdevKey,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let place = || format!("interface {} of namespace {}", key.index, key.namespace);
+        let detached = self.filters.detach_netdev(key, direction);
+        detached.map_err(|source| EnforceError::Detach { hook: Hook::Netdev, place: place(), source })?;
+        self.links.detach_netdev(key, direction, observed)
+    }
+}
