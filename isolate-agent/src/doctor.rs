@@ -1,4 +1,4 @@
-//! What this node offers to isolate pods with. Probes only: attaches, mounts and writes nothing.
+//! What this node offers to isolate pods with. Probes only: attaches, mounts and writes nothing on the node.
 //!
 //! Features are probed, never inferred from a kernel version: distributions backport.
 
@@ -74,7 +74,7 @@ impl Finding {
 pub async fn examine(settings: &Settings) -> Report {
     let mounts = mounts::read();
     let mut findings = privilege::examine();
-    findings.extend(kernel::examine());
+    findings.extend(kernel::examine(settings));
     findings.extend(cgroup::examine(settings, &mounts));
     findings.extend(folders::examine(settings));
     findings.extend(interfaces::examine().await);

@@ -8,7 +8,7 @@ use rtnetlink::{
     Handle, new_connection,
     packet_route::{
         link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-        tc::{TcAttribute, TcFilterBpfOption, TcOption},
+        tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
     },
 };
 use thiserror::Error;
@@ -66,8 +66,11 @@ async fn look() -> Result<(Vec<Device>, Programs), InterfacesError> {
     let devices: Vec<Device> = links.iter().filter_map(device).collect();
     let mut programs = Programs::default();
     for device in devices.iter().filter(|device| matches!(device.leads, Leads::Elsewhere | Leads::Unknown)) {
-        tcx_programs(device, &mut programs);
-        clsact_programs(&handle, device, &mut programs).await;
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let mut chain = tcx_programs(device, side, &mut programs);
+            chain.extend(filters(&handle, device, side).await);
+            programs.chain(&device.name, &chain);
+        }
     }
     connection.abort();
     Ok((devices, programs))
@@ -99,40 +102,44 @@ fn device(link: &LinkMessage) -> Option<Device> {
     Some(Device { index: link.header.index, name, leads })
 }
 
-fn tcx_programs(device: &Device, programs: &mut Programs) {
-    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-        match SchedClassifier::query_tcx(&device.name, direction) {
-            Ok((_, chain)) => {
-                let names: Vec<String> =
-                    chain.iter().map(|program| String::from_utf8_lossy(program.name()).into_owned()).collect();
-                programs.chain(&device.name, &names);
-            }
-            // No tcx, so no chain: the kernel's own finding tells that.
-            Err(error) if kernel::errno(&error) == Some(libc::EINVAL) => {}
-            Err(error) => {
-                programs.unanswered.insert(kernel::describe(&error));
-            }
+/// The names of the tcx programs on one side, first to last.
+fn tcx_programs(device: &Device, side: TcAttachType, programs: &mut Programs) -> Vec<String> {
+    match SchedClassifier::query_tcx(&device.name, side) {
+        Ok((_, chain)) => chain.iter().map(|program| String::from_utf8_lossy(program.name()).into_owned()).collect(),
+        // No tcx, so no chain.
+        Err(error) if kernel::errno(&error) == Some(libc::EINVAL) => Vec::new(),
+        Err(error) => {
+            programs.unanswered.insert(kernel::describe(&error));
+            Vec::new()
         }
     }
 }
 
-async fn clsact_programs(handle: &Handle, device: &Device, programs: &mut Programs) {
-    let index = device.index.cast_signed();
-    let request = || handle.traffic_filter(index).get();
-    for request in [request().ingress(), request().egress()] {
-        // Without a clsact or ingress qdisc there is nothing to list, and some kernels say so by an error.
-        let filters = request.execute().try_collect::<Vec<_>>().await.unwrap_or_default();
-        for attribute in filters.iter().flat_map(|filter| &filter.attributes) {
-            let TcAttribute::Options(options) = attribute else {
-                continue;
-            };
-            for option in options {
-                if let TcOption::Bpf(TcFilterBpfOption::ProgName(name)) = option {
-                    programs.filter(name);
-                }
-            }
-        }
-    }
+/// The names of the filters on one side, first to last: of the program, or else of the kind.
+async fn filters(handle: &Handle, device: &Device, side: TcAttachType) -> Vec<String> {
+    let request = handle.traffic_filter(device.index.cast_signed()).get();
+    let request = if side == TcAttachType::Ingress { request.ingress() } else { request.egress() };
+    // Without a clsact or ingress qdisc there is nothing to list, and some kernels say so by an error.
+    let filters: Vec<TcMessage> = request.execute().try_collect().await.unwrap_or_default();
+    // The line without a handle stands for the priority.
+    filters.iter().filter(|filter| u32::from(filter.header.handle) != 0).filter_map(name).collect()
+}
+
+fn name(filter: &TcMessage) -> Option<String> {
+    let options = filter.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    let name = options.into_iter().flatten().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
+        _ => None,
+    });
+    name.or_else(|| {
+        filter.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind.clone()),
+            _ => None,
+        })
+    })
 }
 
 fn tell(devices: &[Device], programs: &Programs) -> Vec<Finding> {
@@ -169,7 +176,7 @@ fn tell(devices: &[Device], programs: &Programs) -> Vec<Finding> {
             "chain-order",
             joined(programs.displaced.iter()),
             "another program runs before the veth hook there, and may decide first",
-            "run the daemon: it goes back to the head within one pass; `isolate_hook_repairs_total` counts it",
+            "run the daemon: where ours can be put first it does so within one pass; `isolate_hook_repairs_total` counts it",
         ));
     }
     if !programs.unanswered.is_empty() {
@@ -177,7 +184,7 @@ fn tell(devices: &[Device], programs: &Programs) -> Vec<Finding> {
             "unread-chains",
             joined(programs.unanswered.iter()),
             "whose programs are there is not known",
-            "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN on a kernel with tcx",
+            "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN",
         ));
     }
     findings

@@ -3,18 +3,22 @@
 use std::{fs, io, path::Path};
 
 use aya::{
-    programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
+    programs::{ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported, is_program_supported},
 };
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, bpf};
+use crate::{
+    enforce::{has_clsact, has_tcx},
+    settings::{Settings, VethHook},
+};
 
 const UPGRADE: &str =
     "run a kernel with this feature (Linux 5.10 or later has it), or enable it in the kernel's configuration";
 const NO_BPF: &str = "no program can be loaded: no pod can be isolated";
 
-pub(super) fn examine() -> Vec<Finding> {
+pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease");
     let release = release.map_or_else(|error| format!("unknown: {error}"), |text| text.trim().to_owned());
     vec![
@@ -23,7 +27,7 @@ pub(super) fn examine() -> Vec<Finding> {
         program("cgroup-programs", ProgramType::CgroupSkb),
         ancestor_helper(),
         cgroup_links(),
-        tcx(),
+        veth_hook(settings.veth_hook),
         memlock(),
         btf(),
         lsm(),
@@ -70,23 +74,50 @@ fn cgroup_links() -> Finding {
     }
 }
 
-/// Asked of the loopback interface, which is in every namespace. A query attaches nothing.
-fn tcx() -> Finding {
-    const NAME: &str = "tcx";
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => Finding::ok(NAME, "supported", "the veth hook can be first in the chain and needs no process"),
-        Err(error) if errno(&error) == Some(libc::EINVAL) => Finding::fail(
+/// Which way the programs get onto interfaces, and why.
+fn veth_hook(setting: VethHook) -> Finding {
+    const NAME: &str = "veth-hook";
+    const UNKNOWN: &str = "the veth hook can most likely not be attached";
+    const PRIVILEGE: &str = "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN";
+    let tcx = match has_tcx() {
+        Ok(tcx) => tcx,
+        Err(error) => {
+            return Finding::fail(NAME, format!("the kernel cannot be asked for tcx: {error}"), UNKNOWN, PRIVILEGE);
+        }
+    };
+    let why = match (setting, tcx) {
+        (VethHook::Auto | VethHook::Tcx, true) => {
+            return Finding::ok(
+                NAME,
+                "tcx: the kernel has it",
+                "it goes to the head of the chain, before all filters, and needs no process",
+            );
+        }
+        (VethHook::Tcx, false) => {
+            return Finding::fail(
+                NAME,
+                "tcx is set, and the kernel has none",
+                "the veth hook cannot be attached: pods can be cut only at their sockets; ARP, raw frames and forwarded packets pass",
+                "leave out --veth-hook (veth_hook, ISOLATE_VETH_HOOK), and clsact is used",
+            );
+        }
+        (VethHook::Auto, false) => "the kernel has no tcx",
+        (VethHook::Clsact, true) => "it is set; the kernel has tcx as well",
+        (VethHook::Clsact, false) => "it is set; the kernel has no tcx",
+    };
+    match has_clsact() {
+        Ok(true) => Finding::ok(
             NAME,
-            "not supported",
+            format!("clsact: {why}"),
+            "filters at the head of priority 1, before others wherever the kernel allows; who changes the node's filters can take them away, and the daemon puts them back",
+        ),
+        Ok(false) => Finding::fail(
+            NAME,
+            format!("clsact ({why}), and it cannot be used"),
             "the veth hook cannot be attached: pods can be cut only at their sockets; ARP, raw frames and forwarded packets pass",
-            "run a kernel with tcx (6.6, or a distribution's backport)",
+            "load the modules sch_ingress and cls_bpf, or run a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF",
         ),
-        Err(error) => Finding::fail(
-            NAME,
-            format!("the query fails: {}", describe(&error)),
-            "the veth hook can most likely not be attached",
-            "run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN",
-        ),
+        Err(error) => Finding::fail(NAME, format!("clsact ({why}), and trying it fails: {error}"), UNKNOWN, PRIVILEGE),
     }
 }
 

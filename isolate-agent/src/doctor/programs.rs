@@ -54,21 +54,16 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Takes the tcx chain of one direction of an interface, first to last.
+    /// Takes what one direction of an interface meets, first to last: the tcx chain, then the filters.
     pub(super) fn chain(&mut self, interface: &str, programs: &[String]) {
         if programs.iter().position(|program| Owner::of(program) == Owner::Isolate).is_some_and(|ours| ours > 0) {
             self.displaced.insert(interface.to_owned());
         }
         for program in programs {
-            self.filter(program);
-        }
-    }
-
-    /// Takes a clsact filter, which runs after every tcx program.
-    pub(super) fn filter(&mut self, program: &str) {
-        let owner = Owner::of(program);
-        if owner != Owner::Isolate {
-            self.others.insert((owner, program.to_owned()));
+            let owner = Owner::of(program);
+            if owner != Owner::Isolate {
+                self.others.insert((owner, program.clone()));
+            }
         }
     }
 }
@@ -83,8 +78,8 @@ mod tests {
         programs.chain("lxc1", &["iso_veth_in".to_owned(), "cil_to_containe".to_owned()]);
         assert!(programs.displaced.is_empty());
         programs.chain("lxc2", &["cil_from_contai".to_owned(), "iso_veth_out".to_owned()]);
-        programs.filter("cali_tc_preambl");
-        programs.filter("shaper");
+        programs.chain("cali1", &["iso_veth_out:/sys/fs/bpf/isolate-agent".to_owned(), "cali_tc_preambl".to_owned()]);
+        programs.chain("veth1", &["shaper".to_owned()]);
         assert_eq!(programs.displaced, BTreeSet::from(["lxc2".to_owned()]));
         let owners: Vec<Owner> = programs.others.iter().map(|(owner, _)| *owner).collect();
         assert_eq!(owners, [Owner::Cilium, Owner::Cilium, Owner::Calico, Owner::Unknown]);

@@ -29,7 +29,9 @@ fn finding<'a>(report: &'a Report, name: &str) -> &'a Finding {
 async fn tells_everything_and_changes_nothing() {
     let root = tempfile::tempdir().expect("a temporary folder");
     let report = examine(&mk_settings(root.path())).await;
-    for name in ["user", "cap-bpf", "kernel", "tcx", "cgroup-links", "cgroup-version", "bpffs", "state-dir", "daemon"] {
+    for name in
+        ["user", "cap-bpf", "kernel", "veth-hook", "cgroup-links", "cgroup-version", "bpffs", "state-dir", "daemon"]
+    {
         assert!(!finding(&report, name).value.is_empty());
     }
     for found in &report.findings {
