@@ -43,6 +43,8 @@ pub(crate) enum Verb {
     Status(StatusOf),
     /// Collect what a pod is at this moment into one archive: processes, sockets, routes, rules, executables
     Evidence(Evidence),
+    /// Say what isolating a pod will do: which containers end and when, what is lost, what goes on
+    Preview(Preview),
     /// Show what happened to isolations, oldest first
     Events(EventsOf),
     /// Take the agent's state off this node: programs, pins, records and folders; refused while a pod is isolated
@@ -130,11 +132,49 @@ pub(crate) struct Add {
     pub dry_run: bool,
     #[command(flatten)]
     pub before: Before,
+    #[command(flatten)]
+    pub specification: Specification,
     /// Form of the outcome
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
     #[command(flatten)]
     pub limit: Limit,
+}
+
+/// Where a pod's specification is read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Specification of the pod")]
+pub(crate) struct Specification {
+    /// Manifest that the pod is in: YAML or JSON, as kubectl get -o yaml gives it, or what makes the pod
+    #[arg(long, value_name = "FILE")]
+    pub pod_manifest: Option<PathBuf>,
+    /// kubelet's read API: https, or http for its read-only port [default: port 10250 of 127.0.0.1, if it is to be asked]
+    #[arg(long, value_name = "URL", env = "ISOLATE_KUBELET_URL", hide_env_values = true)]
+    pub kubelet_url: Option<String>,
+    /// File with a bearer token for it
+    #[arg(long, value_name = "FILE", env = "ISOLATE_KUBELET_TOKEN_FILE", hide_env_values = true)]
+    pub kubelet_token_file: Option<PathBuf>,
+    /// File with its CA or its own certificate [default: where kubelet keeps the latter]
+    #[arg(long, value_name = "FILE", env = "ISOLATE_KUBELET_CA", hide_env_values = true)]
+    pub kubelet_ca: Option<PathBuf>,
+    /// PEM file with a client certificate for it and the key
+    #[arg(long, value_name = "FILE", env = "ISOLATE_KUBELET_CLIENT_CERT", hide_env_values = true)]
+    pub kubelet_client_cert: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Preview {
+    /// The pod: its UID in any spelling, a unique prefix of 8 hex digits or more, or its namespace/name
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// As if it were isolated with its own loopback traffic let through
+    #[arg(long)]
+    pub keep_loopback: bool,
+    #[command(flatten)]
+    pub specification: Specification,
+    /// Form of the preview
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
 }
 
 /// What is done before a pod is cut off.
@@ -282,7 +322,10 @@ impl Cli {
                 max_isolated: limit.max_isolated,
                 ..places
             },
-            Verb::Add(Add { limit, .. }) => Layer { max_isolated: limit.max_isolated, ..places },
+            Verb::Add(Add { limit, specification, .. }) => {
+                specification.layer(Layer { max_isolated: limit.max_isolated, ..places })
+            }
+            Verb::Preview(Preview { specification, .. }) => specification.layer(places),
             Verb::Remove(_)
             | Verb::List(_)
             | Verb::Status(_)
@@ -291,6 +334,18 @@ impl Cli {
             | Verb::Uninstall(_)
             | Verb::Doctor(_)
             | Verb::Completions(_) => places,
+        }
+    }
+}
+
+impl Specification {
+    fn layer(&self, layer: Layer) -> Layer {
+        Layer {
+            kubelet_url: self.kubelet_url.clone(),
+            kubelet_token_file: self.kubelet_token_file.clone(),
+            kubelet_ca: self.kubelet_ca.clone(),
+            kubelet_client_cert: self.kubelet_client_cert.clone(),
+            ..layer
         }
     }
 }
@@ -326,10 +381,22 @@ mod tests {
             veth_hook: Some(VethHook::Clsact),
             log_format: Some(LogFormat::Json),
             retention: Some(Duration::from_hours(48)),
+            ..Layer::default()
         };
         assert_eq!(parse(line).expect("valid").layer(), expected);
         let add = parse("isolate-agent --run-dir /r add 0f0e0d0c --max-isolated 9").expect("valid").layer();
         assert_eq!((add.run_dir, add.max_isolated), (Some("/r".into()), Some(9)), "places stand before the verb too");
+        let line = "isolate-agent preview 0f0e0d0c --kubelet-url https://n:1 --kubelet-token-file /t --kubelet-ca /k \
+                    --kubelet-client-cert /p";
+        let expected = Layer {
+            kubelet_url: Some("https://n:1".into()),
+            kubelet_token_file: Some("/t".into()),
+            kubelet_ca: Some("/k".into()),
+            kubelet_client_cert: Some("/p".into()),
+            ..Layer::default()
+        };
+        assert_eq!(parse(line).expect("valid").layer(), expected);
+        assert_eq!(parse(&line.replace("preview", "add")).expect("valid").layer(), expected);
     }
 
     #[test]

@@ -232,6 +232,12 @@ impl Store {
         state_dir.join(FOLDER).join(file_name(uid))
     }
 
+    /// The pods that have a record below this state folder, readable or not; none if the folder cannot be read.
+    pub fn recorded(state_dir: &Path) -> Vec<PodUid> {
+        let files = fs::read_dir(state_dir.join(FOLDER)).into_iter().flatten().flatten();
+        files.filter_map(|file| uid_in_name(&file.path())).collect()
+    }
+
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
     }
@@ -322,10 +328,11 @@ mod tests {
 
     #[test]
     fn what_is_saved_is_loaded_and_what_is_deleted_is_not() {
-        let (_dir, store) = store();
+        let (dir, store) = store();
         let record = record(UID);
         store.save(&record).expect("saved");
         assert_eq!(store.load().expect("loaded"), Desired::from([(record.uid, Entry::Saved(record.clone()))]));
+        assert_eq!(Store::recorded(dir.path()), [record.uid]);
         store.delete(&record.uid).expect("deleted");
         store.delete(&record.uid).expect("absent is fine");
         assert_eq!(store.load().expect("loaded"), Desired::new());

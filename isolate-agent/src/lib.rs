@@ -15,6 +15,7 @@ mod netlink;
 pub mod observed;
 pub mod plan;
 pub mod pod;
+pub mod preview;
 pub mod reconcile;
 pub mod settings;
 pub mod spec;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use crate::inventory::cri::endpoint;
+use crate::spec::Kubelet;
 
 /// Pods that can be isolated at once, unless set otherwise.
 pub const DEFAULT_MAX_ISOLATED: u32 = 4096;
@@ -25,6 +26,7 @@ const DEFAULT_RETENTION: Duration = Duration::from_hours(7 * 24);
 const DEFAULT_RUN_DIR: &str = "/run/isolate-agent";
 const DEFAULT_STATE_DIR: &str = "/var/lib/isolate-agent";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/isolate-agent";
+const DEFAULT_KUBELET_URL: &str = "https://127.0.0.1:10250";
 const DEFAULT_METRICS_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
 
 /// Why the settings cannot be used.
@@ -91,6 +93,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// How long a pod has to be seen away from the node until its record expires.
     pub retention: Duration,
+    /// kubelet's read API, if it is to be asked for pods' specifications.
+    pub kubelet: Option<Kubelet>,
 }
 
 /// Settings from one source; what it leaves out comes from the next. The keys of the configuration file.
@@ -120,6 +124,14 @@ pub struct Layer {
     /// See [`Settings::retention`].
     #[serde(default, deserialize_with = "duration")]
     pub retention: Option<Duration>,
+    /// See [`Kubelet::url`]; its usual port on this node if only the others are set.
+    pub kubelet_url: Option<String>,
+    /// See [`Kubelet::token_file`].
+    pub kubelet_token_file: Option<PathBuf>,
+    /// See [`Kubelet::ca`].
+    pub kubelet_ca: Option<PathBuf>,
+    /// See [`Kubelet::client_cert`].
+    pub kubelet_client_cert: Option<PathBuf>,
 }
 
 /// A duration as the flags spell it (`7days`, `12h 30m`).
@@ -167,6 +179,18 @@ impl Layer {
         toml::from_str(&text).map_err(|source| SettingsError::Parse { path: path.to_owned(), source: Box::new(source) })
     }
 
+    fn kubelet(&self) -> Result<Option<Kubelet>, SettingsError> {
+        let file = |key, path: &Option<PathBuf>| path.clone().map(|path| absolute(key, path)).transpose();
+        let kubelet = Kubelet {
+            url: self.kubelet_url.clone().unwrap_or_else(|| DEFAULT_KUBELET_URL.to_owned()),
+            token_file: file("kubelet_token_file", &self.kubelet_token_file)?,
+            ca: file("kubelet_ca", &self.kubelet_ca)?,
+            client_cert: file("kubelet_client_cert", &self.kubelet_client_cert)?,
+        };
+        let asked = self.kubelet_url.is_some() || kubelet.token_file.is_some() || kubelet.client_cert.is_some();
+        Ok(asked.then_some(kubelet))
+    }
+
     /// This layer, completed from a weaker one.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
@@ -182,6 +206,10 @@ impl Layer {
             veth_hook: self.veth_hook.or(weaker.veth_hook),
             log_format: self.log_format.or(weaker.log_format),
             retention: self.retention.or(weaker.retention),
+            kubelet_url: self.kubelet_url.or(weaker.kubelet_url),
+            kubelet_token_file: self.kubelet_token_file.or(weaker.kubelet_token_file),
+            kubelet_ca: self.kubelet_ca.or(weaker.kubelet_ca),
+            kubelet_client_cert: self.kubelet_client_cert.or(weaker.kubelet_client_cert),
         }
     }
 }
@@ -195,6 +223,7 @@ impl TryFrom<Layer> for Settings {
         if !MAX_ISOLATED_RANGE.contains(&max_isolated) {
             return Err(SettingsError::MaxIsolated { given: max_isolated });
         }
+        let kubelet = layer.kubelet()?;
         Ok(Self {
             run_dir: absolute("run_dir", layer.run_dir.unwrap_or_else(|| DEFAULT_RUN_DIR.into()))?,
             state_dir: absolute("state_dir", layer.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()))?,
@@ -210,6 +239,7 @@ impl TryFrom<Layer> for Settings {
             veth_hook: layer.veth_hook.unwrap_or(VethHook::Auto),
             log_format: layer.log_format.unwrap_or(LogFormat::Text),
             retention: layer.retention.unwrap_or(DEFAULT_RETENTION),
+            kubelet,
         })
     }
 }
@@ -260,13 +290,18 @@ mod tests {
         assert_eq!(settings.log_format, LogFormat::Json, "file over default");
         assert_eq!(settings.bpffs, Path::new(DEFAULT_BPFFS), "default");
         assert_eq!(settings.cgroup_root, None);
+        assert_eq!(settings.kubelet, None, "kubelet is not asked unless it is told how");
+        let token = Layer { kubelet_token_file: Some("/t".into()), ..Layer::default() };
+        let kubelet = Settings::try_from(token).expect("valid settings").kubelet.expect("asked");
+        assert_eq!(kubelet.url, DEFAULT_KUBELET_URL);
     }
 
     #[test]
     fn every_key_of_the_file_arrives() {
         let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
                     cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nveth_hook = 'clsact'\nlog_format = 'json'\n\
-                    retention = '36h'\n";
+                    retention = '36h'\nkubelet_url = 'https://node1:10250'\nkubelet_token_file = '/t'\nkubelet_ca = '/k'\n\
+                    kubelet_client_cert = '/p'\n";
         let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
         let expected = Settings {
             run_dir: "/r".into(),
@@ -280,6 +315,12 @@ mod tests {
             veth_hook: VethHook::Clsact,
             log_format: LogFormat::Json,
             retention: Duration::from_hours(36),
+            kubelet: Some(Kubelet {
+                url: "https://node1:10250".into(),
+                token_file: Some("/t".into()),
+                ca: Some("/k".into()),
+                client_cert: Some("/p".into()),
+            }),
         };
         assert_eq!(settings, expected);
     }
@@ -304,7 +345,9 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        for key in ["run_dir", "state_dir", "bpffs", "cgroup_root", "cri_endpoint"] {
+        let paths =
+            ["run_dir", "state_dir", "bpffs", "cgroup_root", "cri_endpoint", "kubelet_token_file", "kubelet_ca"];
+        for key in paths {
             let layer = file(&format!("{key} = 'relative/path'")).expect("a valid file");
             let error = Settings::try_from(layer).expect_err(key);
             assert!(error.to_string().contains(key), "{error}");

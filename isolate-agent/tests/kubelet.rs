@@ -180,7 +180,7 @@ fn response(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, I
 async fn search(kubelet: Kubelet) -> Search {
     let folders = NodeFolders { logs: "/nonexistent".into(), manifests: Vec::new() };
     let sources = Sources { manifest: None, kubelet: Some(kubelet), folders };
-    sources.find(UID.parse().expect("a UID")).await.expect("no manifest was given")
+    sources.find(UID.parse().expect("a UID"), None).await.expect("no manifest was given")
 }
 
 fn assert_found(search: &Search) {

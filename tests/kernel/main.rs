@@ -30,6 +30,7 @@ mod loopback;
 mod metrics;
 mod names;
 mod powers;
+mod preview;
 mod refused;
 mod repair;
 mod scene;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         clsact::others(),
         names::trials(),
         powers::trials(),
+        preview::trials(),
         full::trials(),
         refused::trials(),
         repair::trials(),

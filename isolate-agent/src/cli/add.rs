@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use isolate_agent::{
     control::protocol::{AddRequest, Code},
+    preview::Options,
     settings::Settings,
 };
 
-use super::{CliError, backend::Backend, evidence, output};
+use super::{CliError, backend::Backend, evidence, output, preview};
 use crate::args::{Add, Form};
 
 pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError> {
@@ -21,6 +22,11 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
         dry_run: args.dry_run,
     };
     request.check()?;
+    if request.dry_run {
+        let options = Options { keep_loopback: args.keep_loopback, ..Options::default() };
+        let outcomes = Backend::open(settings.clone()).await?.add(request).await?;
+        return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;
+    }
     let Some(path) = &args.before.evidence else {
         return isolate(request, args.output, settings).await;
     };

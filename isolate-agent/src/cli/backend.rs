@@ -18,7 +18,7 @@ use super::{CliError, output};
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// The daemon; and where this process would find what it needs if the daemon went away.
-    Daemon(Client, Settings),
+    Daemon(Client, Box<Settings>),
     /// This process.
     Direct(Box<Direct>),
 }
@@ -27,7 +27,7 @@ impl Backend {
     /// The daemon if one answers, else this process.
     pub(crate) async fn open(settings: Settings) -> Result<Self, CliError> {
         match Client::open(&settings.socket(), say_waiting).await {
-            Ok(client) => Ok(Self::Daemon(client, settings)),
+            Ok(client) => Ok(Self::Daemon(client, Box::new(settings))),
             Err(cause) => Ok(Self::Direct(direct(&settings, cause).await?)),
         }
     }

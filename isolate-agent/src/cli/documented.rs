@@ -3,14 +3,33 @@
 use std::{fs, path::Path};
 
 use clap::CommandFactory;
-use isolate_agent::control::protocol::{Isolation, Outcomes, Status};
+use isolate_agent::{
+    control::protocol::{Isolation, Outcomes, Status},
+    preview::Preview,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::args::Cli;
 
 fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
-    fs::read_to_string(path).expect("docs/cli.md can be read")
+    read("cli.md")
+}
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    fs::read_to_string(path).expect("the pages are in docs")
+}
+
+/// The sample in `docs/preview.md`.
+fn preview_sample() -> String {
+    let page = read("preview.md");
+    let sample = page.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+    sample.expect("docs/preview.md has a sample").to_owned()
+}
+
+/// The same as the type that it is.
+pub(crate) fn preview() -> Preview {
+    serde_json::from_str(&preview_sample()).expect("the sample is a preview")
 }
 
 /// Whether the sample is the type, with nothing left over.
@@ -50,4 +69,5 @@ fn the_samples_are_the_protocol() {
     assert!(is_whole::<Outcomes>(outcomes), "{outcomes}");
     assert!(is_whole::<Isolation>(isolation), "{isolation}");
     assert!(is_whole::<Status>(status), "{status}");
+    assert!(is_whole::<Preview>(&preview_sample()), "{}", preview_sample());
 }

@@ -11,6 +11,7 @@ mod evidence;
 mod list;
 mod logging;
 mod output;
+mod preview;
 mod remove;
 #[cfg(test)]
 mod sample;
@@ -57,6 +58,8 @@ pub(crate) enum CliError {
     Runtime(#[source] io::Error),
     #[error("cannot write the result, but what it reports has happened")]
     Output(#[from] io::Error),
+    #[error(transparent)]
+    Preview(#[from] preview::PreviewError),
     #[error("cannot write the result as JSON")]
     Json(#[from] serde_json::Error),
     #[error("cannot write the result as YAML")]
@@ -69,6 +72,7 @@ impl CliError {
         match self {
             Self::Settings(_) | Self::Request(_) | Self::Pod(_) | Self::EvidenceOfSeveral => Code::Usage,
             Self::Evidence(error) => error.code(),
+            Self::Preview(error) => error.code(),
             Self::Find(error) => error.code(),
             Self::Client(ClientError::Refused { code, .. }) => *code,
             Self::NotRoot
@@ -111,6 +115,7 @@ fn dispatch(cli: &Cli) -> Result<Code, CliError> {
         Verb::List(args) => wait_for(list::run(args, settings)),
         Verb::Status(args) => wait_for(status::run(args, settings)),
         Verb::Evidence(args) => wait_for(evidence::run(args, &settings)),
+        Verb::Preview(args) => wait_for(preview::run(args, &settings)),
         Verb::Events(args) => events::run(args, &settings),
         Verb::Uninstall(args) => wait_for(uninstall::run(args, settings)),
         Verb::Doctor(args) => wait_for(doctor::run(args, &settings)),

@@ -18,6 +18,7 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         veth_hook: VethHook::Auto,
         log_format: LogFormat::Text,
         retention: std::time::Duration::from_hours(1),
+        kubelet: None,
     }
 }
 

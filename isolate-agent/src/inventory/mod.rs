@@ -24,7 +24,10 @@ use std::{
 use rustix::io::Errno;
 use thiserror::Error;
 
-pub(crate) use self::cgroup::uid_in_name;
+pub(crate) use self::{
+    cgroup::uid_in_name,
+    process::{NamespaceId, Process, pids},
+};
 pub use self::{
     power::{Power, Powers},
     scan::Scanner,

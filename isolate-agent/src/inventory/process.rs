@@ -22,7 +22,7 @@ use crate::pod::PodUid;
 
 /// A namespace, as long as something keeps it alive: the numbers are used again after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct NamespaceId {
+pub(crate) struct NamespaceId {
     device: u64,
     inode: u64,
 }
@@ -186,7 +186,7 @@ pub(super) fn census(
 }
 
 /// The ids of the processes in `directory` and below.
-pub(super) fn pids(directory: &Path) -> Result<BTreeSet<i32>, InventoryError> {
+pub(crate) fn pids(directory: &Path) -> Result<BTreeSet<i32>, InventoryError> {
     let mut pids = BTreeSet::new();
     let mut exhausted = None;
     let read = cgroup::descend(directory, |path| {
@@ -222,13 +222,13 @@ fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
 
 /// One process: its directory in procfs stays that process's, whoever gets the id next.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     directory: OwnedFd,
     pid: i32,
 }
 
 impl Process {
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
@@ -239,7 +239,7 @@ impl Process {
         Ok(names.filter(|name| !name.starts_with('.')).collect())
     }
 
-    fn open(pid: i32) -> io::Result<Self> {
+    pub(crate) fn open(pid: i32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { directory: rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?, pid })
     }
@@ -256,28 +256,29 @@ impl Process {
         }
     }
 
-    fn namespace(&self, kind: &str) -> io::Result<NamespaceId> {
+    pub(crate) fn namespace(&self, kind: &str) -> io::Result<NamespaceId> {
         let stat = rustix::fs::statat(&self.directory, format!("ns/{kind}"), rustix::fs::AtFlags::empty())?;
         Ok(NamespaceId { device: stat.st_dev, inode: stat.st_ino })
     }
 
-    fn is_in(&self, uid: PodUid) -> bool {
+    /// Whether it runs in a cgroup of this pod.
+    pub(crate) fn is_in(&self, uid: PodUid) -> bool {
         self.read("cgroup").is_ok_and(|text| {
             text.lines().any(|line| line.split('/').any(|name| cgroup::uid_in_name(name) == Some(uid)))
         })
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.read("comm").unwrap_or_default().trim_end().to_owned()
     }
 
-    pub(super) fn read(&self, path: &str) -> io::Result<String> {
+    pub(crate) fn read(&self, path: &str) -> io::Result<String> {
         let mut bytes = Vec::new();
         File::from(self.open_at(path)?).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn open_at(&self, path: &str) -> io::Result<OwnedFd> {
+    pub(crate) fn open_at(&self, path: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(self.directory.as_fd(), path, flags, Mode::empty())?)
     }

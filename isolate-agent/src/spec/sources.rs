@@ -10,7 +10,7 @@ use super::{
     node::{NodeFolders, name_of, static_pod},
     pod::PodSpec,
 };
-use crate::pod::PodUid;
+use crate::pod::{PodName, PodUid};
 
 /// A specification, where it comes from and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +57,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Looks in files only: never waits for anybody. Fails if the manifest that was given is not the pod's.
-    pub fn in_files(&self, uid: PodUid) -> Result<Search, SpecError> {
-        let name = name_of(uid, &self.folders.logs);
+    /// Looks in files only: never waits for anybody. Fails if the manifest that was given is not the pod's. `name` is what
+    /// the pod is called, if that is known.
+    pub fn in_files(&self, uid: PodUid, name: Option<&PodName>) -> Result<Search, SpecError> {
+        let name = name.map(|name| (name.namespace().to_owned(), name.name().to_owned()));
+        let name = name.or_else(|| name_of(uid, &self.folders.logs));
         let wanted = Wanted { uid, name: name.clone() };
         let found = match (&self.manifest, &name) {
             (Some(path), _) => Some(Found::of_manifest(path, &wanted)?),
@@ -71,8 +73,8 @@ impl Sources {
     }
 
     /// Looks everywhere; takes at most [`super::DEADLINE`].
-    pub async fn find(&self, uid: PodUid) -> Result<Search, SpecError> {
-        let mut search = self.in_files(uid)?;
+    pub async fn find(&self, uid: PodUid, name: Option<&PodName>) -> Result<Search, SpecError> {
+        let mut search = self.in_files(uid, name)?;
         if let Some(kubelet) = &self.kubelet
             && self.manifest.is_none()
         {

@@ -159,9 +159,9 @@ fn lists_json_and_what_is_no_manifest() {
     std::fs::write(&path, "kind: ConfigMap\n").expect("written");
     let sources = Sources { manifest: Some(path.clone()), ..Sources::default() };
     let uid = UID.parse().expect("a UID");
-    assert!(matches!(sources.in_files(uid), Err(SpecError::NoPod { .. })));
+    assert!(matches!(sources.in_files(uid, None), Err(SpecError::NoPod { .. })));
     std::fs::remove_file(&path).expect("removed");
-    assert!(matches!(sources.in_files(uid), Err(SpecError::Read { .. })));
+    assert!(matches!(sources.in_files(uid, None), Err(SpecError::Read { .. })));
 }
 
 #[test]
@@ -194,10 +194,10 @@ fn static_pods_are_found_by_the_folder_of_their_logs() {
     std::fs::write(manifests.join("notes.txt"), "a: [").expect("written");
     let folders = NodeFolders { logs, manifests: vec![manifests, "/nonexistent".into()] };
     let sources = Sources { folders, ..Sources::default() };
-    let search = sources.in_files(hash.parse().expect("a UID")).expect("no manifest was given");
+    let search = sources.in_files(hash.parse().expect("a UID"), None).expect("no manifest was given");
     assert_eq!(search.name, Some(("kube-system".to_owned(), "etcd-events-node1".to_owned())));
     assert_eq!(search.found.expect("found").spec.probe_ports().into_iter().collect::<Vec<_>>(), [2]);
-    assert_eq!(sources.in_files(UID.parse().expect("a UID")).expect("no manifest was given"), Search::default());
+    assert_eq!(sources.in_files(UID.parse().expect("a UID"), None).expect("no manifest was given"), Search::default());
 }
 
 proptest::proptest! {

@@ -1,0 +1,170 @@
+//! `preview`, and what `add --dry-run` shows of each pod: what isolating it will do. Reads the node itself; takes neither
+//! the lock nor a daemon, and changes nothing.
+
+mod text;
+
+use isolate_agent::{
+    control::protocol::{Code, Outcome, Outcomes},
+    desired::Store,
+    doctor::{self, State},
+    inventory::{Inventory, InventoryError, Scanner, cri::Cri},
+    pod::{PodQuery, PodUid, QueryError},
+    preview::{self, Options, Preview, Subject},
+    reconcile::Direct,
+    settings::Settings,
+    spec::{NodeFolders, Sources, SpecError},
+};
+use jiff::Timestamp;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::{
+    CliError,
+    output::{self, Style},
+};
+use crate::args::{self, Form, Specification};
+
+/// Why there is no preview.
+#[derive(Debug, Error)]
+pub(crate) enum PreviewError {
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error("no pod {0} on this node; `kubectl get pod -A -o wide` says on which node it runs")]
+    NoSuchPod(String),
+    #[error("{text} means several pods of this node: {candidates}")]
+    Ambiguous { text: String, candidates: String },
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+impl PreviewError {
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Query(_) | Self::Ambiguous { .. } | Self::Spec(_) => Code::Usage,
+            Self::NoSuchPod(_) => Code::NoSuchPod,
+            Self::Inventory(_) => Code::Failed,
+        }
+    }
+}
+
+pub(crate) async fn run(args: &args::Preview, settings: &Settings) -> Result<Code, CliError> {
+    let options = Options { keep_loopback: args.keep_loopback, ..Options::default() };
+    let node = Node::look(settings, &args.specification).await?;
+    let preview = node.preview(node.find(&args.pod)?, &options).await?;
+    output::print(&match args.output {
+        Form::Text => text::render(&preview, Style::of_stdout()),
+        form => output::document(&preview, form)?,
+    })?;
+    Ok(Code::Done)
+}
+
+/// What `add --dry-run` prints.
+#[derive(Debug, Serialize)]
+struct Foreseen {
+    results: Vec<ForeseenPod>,
+}
+
+#[derive(Debug, Serialize)]
+struct ForeseenPod {
+    #[serde(flatten)]
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preview: Option<Preview>,
+}
+
+/// The outcomes of a dry run, and for each pod what isolating it would do.
+pub(super) async fn foresee(
+    outcomes: Outcomes,
+    options: &Options,
+    (specification, form): (&Specification, Form),
+    settings: &Settings,
+) -> Result<Code, CliError> {
+    let code = outcomes.worst();
+    let node = Node::look(settings, specification).await?;
+    let mut results = Vec::new();
+    for outcome in outcomes.results {
+        let preview = match outcome.uid.as_deref().map(str::parse) {
+            Some(Ok(uid)) if matches!(outcome.code, Code::Done | Code::PartlyCovered) => {
+                Some(node.preview(uid, options).await?)
+            }
+            _ => None,
+        };
+        results.push(ForeseenPod { outcome, preview });
+    }
+    if form != Form::Text {
+        output::print(&output::document(&Foreseen { results }, form)?)?;
+        return Ok(code);
+    }
+    for ForeseenPod { outcome, preview } in results {
+        output::outcomes(&Outcomes { results: vec![outcome] }, Form::Text)?;
+        if let Some(preview) = preview {
+            output::print(&text::render(&preview, Style::of_stdout()))?;
+        }
+    }
+    Ok(code)
+}
+
+/// The node as it is now, and where specifications are read.
+struct Node {
+    scanner: Scanner,
+    inventory: Inventory,
+    names: Cri,
+    isolated: Vec<PodUid>,
+    sources: Sources,
+    obstacles: Vec<String>,
+}
+
+impl Node {
+    async fn look(settings: &Settings, specification: &Specification) -> Result<Self, PreviewError> {
+        let names = Cri::asked_once(settings.cri_endpoint.as_deref(), Direct::CRI_PATIENCE).await;
+        let scanner = Scanner::new(settings.cgroup_root.as_deref())?.with_claims(names.clone());
+        let inventory = scanner.scan([]).await?;
+        let isolated = Store::recorded(&settings.state_dir);
+        let sources = Sources {
+            manifest: specification.pod_manifest.clone(),
+            kubelet: settings.kubelet.clone(),
+            folders: NodeFolders::default(),
+        };
+        let findings = doctor::examine(settings).await.findings;
+        let failed = findings.into_iter().filter(|finding| finding.state == State::Fail);
+        let obstacles = failed.map(|finding| format!("this node, {}: {}", finding.name, finding.meaning)).collect();
+        Ok(Self { scanner, inventory, names, isolated, sources, obstacles })
+    }
+
+    fn find(&self, text: &str) -> Result<PodUid, PreviewError> {
+        let query: PodQuery = text.parse()?;
+        let is_meant = |uid: &&PodUid| match &query {
+            PodQuery::Uid(query) => query.matches(uid),
+            PodQuery::Name(name) => self.names.name(uid).as_ref() == Some(name),
+        };
+        let known: std::collections::BTreeSet<&PodUid> =
+            self.inventory.pods.keys().chain(&self.isolated).filter(is_meant).collect();
+        match known.into_iter().collect::<Vec<_>>()[..] {
+            [] => Err(PreviewError::NoSuchPod(text.to_owned())),
+            [uid] => Ok(*uid),
+            ref several => {
+                let candidates: Vec<String> = several.iter().map(ToString::to_string).collect();
+                Err(PreviewError::Ambiguous { text: text.to_owned(), candidates: candidates.join(", ") })
+            }
+        }
+    }
+
+    async fn preview(&self, uid: PodUid, options: &Options) -> Result<Preview, PreviewError> {
+        let search = self.sources.find(uid, self.names.name(&uid).as_ref()).await?;
+        let pod = match self.inventory.pods.get(&uid) {
+            Some(known) => self.scanner.pod(known).await?,
+            None => None,
+        };
+        let subject = Subject {
+            uid,
+            pod: pod.as_ref(),
+            isolated: self.isolated.contains(&uid),
+            search: &search,
+            options,
+            obstacles: &self.obstacles,
+        };
+        Ok(preview::look(&subject, Timestamp::now()))
+    }
+}

@@ -1,0 +1,45 @@
+//! The hooks that will hold: what `status` would say of the pod if everything that can be attached were. Pure.
+
+use std::collections::BTreeMap;
+
+use isolate_common::{DIRECTIONS, Policy};
+
+use crate::{
+    control::protocol::HookStatus,
+    inventory::Pod,
+    observed::{LinkState, NetdevKey, Observed, Slot},
+    plan::netdev_directions,
+    status::{self, Unattachable},
+};
+
+/// Any slot will do.
+const SLOT: Slot = Slot(1);
+
+/// Every hook of the pod as it will be, and what that leaves open. `unattachable` is what the kernel refused already.
+pub(super) fn foresee(pod: &Pod, unattachable: &Unattachable) -> (Vec<HookStatus>, Vec<String>) {
+    let policy = Policy { uid: pod.uid.bytes(), in_use: 1, ..Policy::default() };
+    let mut will_be = Observed { policies: BTreeMap::from([(SLOT, policy)]), ..Observed::default() };
+    for direction in DIRECTIONS {
+        if let Some(cgroup) = &pod.cgroup {
+            will_be.cgroup_keys.insert(cgroup.id, SLOT);
+            will_be.cgroup_links.insert((cgroup.id, direction), LinkState::Holding);
+        }
+        for veth in pod.host_veths() {
+            will_be.veth_keys.insert(veth.ifindex, SLOT);
+            if !unattachable.contains_key(&veth.ifindex) {
+                will_be.veth_links.insert((veth.ifindex, direction), LinkState::Holding);
+            }
+        }
+    }
+    for interface in &pod.interfaces {
+        for direction in netdev_directions(interface) {
+            if let Some(inside) = &interface.inside {
+                let key = NetdevKey { slot: SLOT, namespace: inside.namespace, index: inside.index };
+                will_be.netdev_links.insert((key, direction), LinkState::Holding);
+            }
+        }
+    }
+    let hooks = status::hooks(pod, Some(SLOT), &will_be, unattachable);
+    let open = status::open_ways(pod, &hooks);
+    (hooks, open)
+}
