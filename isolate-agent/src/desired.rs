@@ -8,6 +8,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
 };
 
 use isolate_common::{Policy, PolicyFlags};
@@ -133,7 +134,7 @@ impl Entry {
 pub type Desired = BTreeMap<PodUid, Entry>;
 
 /// The folder of records.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
     /// Where the moment is noted that the agent was last seen running at.
@@ -172,6 +173,27 @@ impl Store {
     pub fn save(&self, record: &Record) -> Result<(), DesiredError> {
         let path = self.path(&record.uid);
         replace(&path, record).map_err(|source| DesiredError::Write { path, source })
+    }
+
+    /// Writes records as [`Self::save`] does, several at a time: what waits for the disk at once, the disk does at once.
+    pub fn save_all(&self, records: &[Record]) -> Vec<Result<(), DesiredError>> {
+        const AT_ONCE: usize = 8;
+        let save = |records: &[Record]| records.iter().map(|record| self.save(record)).collect::<Vec<_>>();
+        thread::scope(|scope| {
+            let mut shares = records.chunks(records.len().div_ceil(AT_ONCE).max(1));
+            let first = shares.next();
+            let spawn = |share| (share, thread::Builder::new().spawn_scoped(scope, move || save(share)));
+            let others: Vec<_> = shares.map(spawn).collect();
+            let mut saved = first.map_or_else(Vec::new, save);
+            for (share, thread) in others {
+                // Without another thread this one does its work.
+                saved.extend(thread.map_or_else(
+                    |_exhausted| save(share),
+                    |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                ));
+            }
+            saved
+        })
     }
 
     /// Deletes a record; that it is absent already is success.
@@ -336,6 +358,20 @@ mod tests {
         store.delete(&record.uid).expect("deleted");
         store.delete(&record.uid).expect("absent is fine");
         assert_eq!(store.load().expect("loaded"), Desired::new());
+    }
+
+    #[test]
+    fn many_are_saved_at_once_and_each_failure_is_told() {
+        let (_dir, store) = store();
+        let uid = |number: usize| format!("{number:08x}-1234-4000-8000-0123456789ab");
+        let records: Vec<Record> = (0..21).map(|number| record(&uid(number))).collect();
+        fs::create_dir(store.path(&records[17].uid)).expect("a folder in the place of a record");
+        let saved = store.save_all(&records);
+        let failed: Vec<usize> = (0..21).filter(|number| saved[*number].is_err()).collect();
+        assert_eq!((saved.len(), failed), (21, vec![17]));
+        let loaded = store.load().expect("loaded");
+        assert_eq!(loaded.values().filter(|entry| matches!(entry, Entry::Saved(_))).count(), 20);
+        assert!(store.save_all(&[]).is_empty());
     }
 
     #[test]

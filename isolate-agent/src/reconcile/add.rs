@@ -1,6 +1,6 @@
 //! Isolating pods on request: cut first, record second, answer third.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, thread, time::Instant};
 
 use jiff::Timestamp;
 
@@ -47,7 +47,6 @@ impl Engine {
         // What fails here is tried again with the second look below, and reported if it fails again.
         self.apply(&actions[..cut]);
         let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
-        self.apply(&actions[cut..]);
 
         for uid in &no_slots {
             match before.get(uid) {
@@ -55,12 +54,7 @@ impl Engine {
                 None => self.desired.remove(uid),
             };
         }
-        let mut unsaved = Vec::new();
-        for uid in uids.iter().filter(|uid| !no_slots.contains(uid)) {
-            if let Err(error) = self.save(uid) {
-                unsaved.push((*uid, error.to_string()));
-            }
-        }
+        let unsaved = self.save_beside(&uids, |engine| drop(engine.apply(&actions[cut..])));
         let errors = self.look_again(&uids).await;
         // What waits there was planned when these pods were healthy: it may detach from one that is isolated now.
         self.to_arm = self.view().arm().into();
@@ -89,6 +83,35 @@ impl Engine {
             self.note(*uid, kind, Some(by), request.reason.clone());
         }
         Outcomes { results }
+    }
+
+    /// Writes the records of pods while something else is done: each waits, for a disk and for the kernel. Returns what could
+    /// not be written.
+    fn save_beside(&mut self, uids: &BTreeSet<PodUid>, act: impl FnOnce(&mut Self)) -> Vec<(PodUid, String)> {
+        let entries = uids.iter().filter_map(|uid| self.desired.get(uid));
+        let unsaved = entries.filter_map(|entry| match entry {
+            Entry::Unsaved(record) => Some(record.clone()),
+            Entry::Saved(_) | Entry::Unreadable { .. } => None,
+        });
+        let (records, store): (Vec<Record>, _) = (unsaved.collect(), self.store.clone());
+        let saved = thread::scope(|scope| {
+            let saving = thread::Builder::new().spawn_scoped(scope, || store.save_all(&records));
+            act(self);
+            // Without another thread this one does its work.
+            saving.map_or_else(
+                |_exhausted| store.save_all(&records),
+                |saving| saving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        });
+        let mut failed = Vec::new();
+        for (record, saved) in records.into_iter().zip(saved) {
+            let uid = record.uid;
+            match saved {
+                Ok(()) => drop(self.desired.insert(uid, Entry::Saved(record))),
+                Err(error) => failed.push((uid, error.to_string())),
+            }
+        }
+        failed
     }
 
     /// Resolves one pod and applies the rules that `force` overrides.
