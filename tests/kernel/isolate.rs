@@ -23,6 +23,7 @@ trials![
     every_interface_is_cut,
     adding_twice_and_removing_the_absent_succeed,
     remove_all_releases_everybody,
+    the_daemon_comes_before_what_pods_run,
 ];
 
 fn nothing_passes_and_all_comes_back() {
@@ -143,4 +144,17 @@ fn remove_all_releases_everybody() {
     agent.remove(&["--all"]);
     assert!(agent.isolated().is_empty());
     path.assert_flows();
+}
+
+/// A pod that uses every core must not delay its own isolation.
+fn the_daemon_comes_before_what_pods_run() {
+    let scene = Scene::new();
+    let daemon = scene.agent.daemon();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon runs");
+    for task in tasks.flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // After the name, which may hold anything: `nice` is the 19th field of all (man 5 proc).
+        let niceness = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(16));
+        assert!(stat.is_empty() || niceness == Some("-10"), "{stat}");
+    }
 }
