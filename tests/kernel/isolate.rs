@@ -1,6 +1,6 @@
 //! The main job: nothing passes into or out of an isolated pod, its neighbours lose nothing, and all comes back.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use isolate_tests::{
     channel::{Channel, Path},
@@ -23,6 +23,7 @@ trials![
     every_interface_is_cut,
     adding_twice_and_removing_the_absent_succeed,
     remove_all_releases_everybody,
+    a_stream_of_numbered_datagrams_stops_for_good,
     the_daemon_comes_before_what_pods_run,
 ];
 
@@ -144,6 +145,27 @@ fn remove_all_releases_everybody() {
     agent.remove(&["--all"]);
     assert!(agent.isolated().is_empty());
     path.assert_flows();
+}
+
+/// When the answer is there, nothing more gets out or in. How soon before it, `cargo xtask bench` measures by such streams.
+fn a_stream_of_numbered_datagrams_stops_for_good() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let _daemon = agent.daemon();
+    let second = neighbour.start_container();
+    let streams = [
+        Flood::start(web.app(), neighbour.app(), (neighbour.end().v4, 0).into()),
+        Flood::start(&second, web.app(), (web.end().v6, 0).into()),
+    ];
+    let received = || streams.each_ref().map(Flood::received);
+    agent.add(&[web.uid()]);
+    // What had arrived by then has been read.
+    thread::sleep(Duration::from_millis(200));
+    let before = received();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(received(), before, "datagrams got through after the answer");
+    agent.remove(&[web.uid()]);
+    wait::until("both streams flow again", || received().iter().zip(before).all(|(now, then)| *now > then));
 }
 
 /// A pod that uses every core must not delay its own isolation.
