@@ -2,6 +2,8 @@
 //!
 //! The daemon runs it for ever, a command runs it once ([`Direct`]). All of it happens in one task, one thing at a time.
 
+#![expect(clippy::result_large_err, reason = "an outcome is an answer either way, and no error that is passed up")]
+
 mod add;
 mod direct;
 mod essential;

@@ -78,22 +78,9 @@ impl Client {
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
-        self.call_at("/runtime.v1.RuntimeService", method, request).await
-    }
-
-    /// One call of a service at this path.
-    pub async fn call_at<Q, A>(
-        &mut self,
-        service: &'static str,
-        method: &'static str,
-        request: Q,
-    ) -> Result<A, CriError>
-    where
-        Q: Message + Default + 'static,
-        A: Message + Default + 'static,
-    {
         let failed = |message| CriError::Call { path: self.path.clone(), method, message };
-        let path = PathAndQuery::try_from(format!("{service}/{method}")).expect("names of methods make a path");
+        let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}"));
+        let path = path.map_err(|error| failed(error.to_string()))?;
         self.grpc.ready().await.map_err(|error| failed(error.to_string()))?;
         let answer = self.grpc.unary(Request::new(request), path, ProstCodec::<Q, A>::default()).await;
         answer.map(tonic::Response::into_inner).map_err(|status: Status| {

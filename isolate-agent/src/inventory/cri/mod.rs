@@ -76,7 +76,7 @@ impl Cri {
     /// Waits until something else is known. For ever, if nobody asks any more.
     pub async fn changed(&mut self) {
         if self.known.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
