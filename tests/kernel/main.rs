@@ -15,6 +15,7 @@ mod clsact;
 mod concurrent;
 mod containers;
 mod crash;
+mod cri;
 mod demo;
 mod direct;
 mod drop_semantics;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         containers::trials(),
         strangers::trials(),
         crash::trials(),
+        cri::trials(),
         direct::trials(),
         arming::trials(),
         clsact::trials(),

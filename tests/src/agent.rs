@@ -4,14 +4,17 @@ mod daemon;
 
 use std::{
     cell::Cell,
-    env, fs,
+    env,
+    fmt::Debug,
+    fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 pub use self::daemon::{Daemon, request};
-use crate::{node::Node, process, wait};
+use crate::{netns::Netns, node::Node, process, wait};
 
 /// Names the binary under test.
 const PROGRAM_ENV: &str = "ISOLATE_AGENT_BIN";
@@ -67,10 +70,46 @@ impl Output {
     }
 }
 
+/// A node that the agent can run on.
+pub trait Host: Debug + Send + Sync {
+    /// A folder for what belongs to it.
+    fn folder(&self) -> &Path;
+    /// Its network namespace.
+    fn netns(&self) -> &Netns;
+    /// A command that will run as a service of it.
+    fn command(&self, program: PathBuf) -> Command;
+    /// What the agent is told about where to work.
+    fn places(&self) -> Vec<(&'static str, PathBuf)>;
+}
+
+impl Host for Node {
+    fn folder(&self) -> &Path {
+        Self::folder(self)
+    }
+
+    fn netns(&self) -> &Netns {
+        Self::netns(self)
+    }
+
+    fn command(&self, program: PathBuf) -> Command {
+        Self::command(self, program)
+    }
+
+    fn places(&self) -> Vec<(&'static str, PathBuf)> {
+        let folder = Self::folder(self);
+        vec![
+            ("--run-dir", folder.join("run")),
+            ("--state-dir", folder.join("state")),
+            ("--bpffs", folder.join("bpf/isolate-agent")),
+            ("--cgroup-root", self.cgroup().to_owned()),
+        ]
+    }
+}
+
 /// The agent on one node.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    node: Node,
+    node: Arc<dyn Host>,
     options: Vec<String>,
     daemon_options: Vec<String>,
     environment: Vec<(String, String)>,
@@ -78,22 +117,15 @@ pub struct Agent {
 
 impl Agent {
     /// The agent of this node, which works in the node's folder.
-    pub fn new(node: &Node) -> Self {
+    pub fn new(node: &(impl Host + Clone + 'static)) -> Self {
         let mut options = Vec::new();
-        let folder = node.folder();
-        let places = [
-            ("--run-dir", folder.join("run")),
-            ("--state-dir", folder.join("state")),
-            ("--bpffs", folder.join("bpf/isolate-agent")),
-            ("--cgroup-root", node.cgroup().to_owned()),
-        ];
-        for (option, place) in places {
+        for (option, place) in node.places() {
             options.extend([option.to_owned(), place.display().to_string()]);
         }
         if let Some(veth_hook) = VETH_HOOK.get() {
             options.extend(["--veth-hook".to_owned(), veth_hook.to_owned()]);
         }
-        Self { node: node.clone(), options, daemon_options: Vec::new(), environment: Vec::new() }
+        Self { node: Arc::new(node.clone()), options, daemon_options: Vec::new(), environment: Vec::new() }
     }
 
     /// The same with another place than the node's folder for what this option names.

@@ -114,6 +114,12 @@ impl<'a> Path<'a> {
         path
     }
 
+    /// The path of these channels between ends of which one is new: it could not show it, because it was cut from its start.
+    /// To be told apart from two ends that never reach each other by letting it flow afterwards.
+    pub fn unseen(channels: impl IntoIterator<Item = Channel>, one: End<'a>, other: End<'a>) -> Self {
+        Self { channels: channels.into_iter().collect(), one, other }
+    }
+
     /// The same path, used by another process on the first side: one that could not show it, because it came later.
     #[must_use]
     pub fn used_by(&self, process: &'a Process) -> Self {

@@ -11,6 +11,8 @@ pub enum Feature {
     Bpftool,
     /// The iptables program, and a kernel that takes its rules.
     Iptables,
+    /// containerd, runc, the CNI plugins and a static busybox: real pods.
+    Containerd,
     /// Debian's Prometheus.
     Prometheus,
 }
@@ -22,6 +24,10 @@ impl Feature {
             Self::Bpftool => (&["bpftool", "version"], "bpftool"),
             // In a network namespace that ends with the probe.
             Self::Iptables => (&["unshare", "--net", "iptables", "-w", "-A", "INPUT", "-j", "DROP"], "iptables"),
+            Self::Containerd => (
+                &["sh", "-c", "containerd --version && runc --version && busybox true && test -x /usr/lib/cni/bridge"],
+                "runc containernetworking-plugins; `cargo xtask setup` unpacks containerd and busybox-static",
+            ),
             Self::Prometheus => (&["prometheus", "--version"], "prometheus"),
         };
         let (program, arguments) = probe.split_first().expect("a probe is a command");

@@ -15,6 +15,7 @@ pub mod agent;
 pub mod bpf;
 pub mod cgroup;
 pub mod channel;
+pub mod cri;
 pub mod feature;
 pub mod flood;
 pub mod frame;

@@ -37,6 +37,14 @@ impl Netns {
         netns
     }
 
+    /// The one that a process lives in, under a name of its own. It is kept alive by it.
+    pub fn of_process(pid: u32) -> Self {
+        let name = name::unique();
+        launch::succeed(Command::new("ip").args(["netns", "attach", &name, &pid.to_string()]));
+        let file = File::open(Path::new(FOLDER).join(&name)).expect("ip netns leaves a file of this name");
+        Self { name, file }
+    }
+
     /// Its name for `ip -n`.
     pub fn name(&self) -> &str {
         &self.name

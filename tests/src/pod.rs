@@ -9,8 +9,9 @@ use std::{
     process::Command,
 };
 
+use self::network::Network;
+pub(crate) use self::spec::cgroup_path;
 pub use self::spec::{Driver, Link, Qos, Spec};
-use self::{network::Network, spec::cgroup_path};
 use crate::{
     cgroup::Cgroup, channel::End, frame::Mac, launch, name, netdev, netns::Netns, node::Node, process::Process,
 };
@@ -157,6 +158,6 @@ impl Pod {
 }
 
 /// A UID whose first eight digits no other pod of this run has.
-fn fresh_uid() -> String {
+pub(crate) fn fresh_uid() -> String {
     format!("{:08x}-0000-4000-8000-{:012x}", 0x1500_0000 + name::number(), std::process::id())
 }

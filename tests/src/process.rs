@@ -153,12 +153,16 @@ impl Drop for Socket<'_> {
 }
 
 /// The helper lies where cargo leaves the programs of this workspace: beside the running one, or above `deps`.
-fn program() -> PathBuf {
-    if let Some(path) = env::var_os(PROGRAM_ENV) {
+pub(crate) fn program() -> PathBuf {
+    program_of("pod-proc", PROGRAM_ENV)
+}
+
+/// A helper program, where it lies or where this variable says.
+pub(crate) fn program_of(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
         return path.into();
     }
-    beside("pod-proc")
-        .unwrap_or_else(|| panic!("pod-proc is not built: `cargo build -p isolate-tests`, or {PROGRAM_ENV}=PATH"))
+    beside(name).unwrap_or_else(|| panic!("{name} is not built: `cargo build -p isolate-tests`, or {variable}=PATH"))
 }
 
 /// A program of this workspace that was built in the same profile as the running one.

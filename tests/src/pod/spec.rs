@@ -74,7 +74,7 @@ impl Default for Spec {
 }
 
 /// Where kubelet puts the pod, below the root of the hierarchy.
-pub(super) fn cgroup_path(spec: &Spec, uid: &str) -> PathBuf {
+pub(crate) fn cgroup_path(spec: &Spec, uid: &str) -> PathBuf {
     let class = match spec.qos {
         Qos::Guaranteed => None,
         Qos::Burstable => Some("burstable"),

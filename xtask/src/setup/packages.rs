@@ -23,6 +23,8 @@ struct Package {
 enum Sign {
     Command(&'static str),
     File(&'static str),
+    /// A file below the tools folder: one of that name elsewhere is not the same.
+    Unpacked(&'static str),
 }
 
 /// Where a package goes.
@@ -30,7 +32,8 @@ enum Sign {
 enum Place {
     /// Into the system.
     System,
-    /// Below the target folder, unpacked and not installed, because its installation would start a service.
+    /// Below the target folder, unpacked and not installed, because its installation would start a service or take the
+    /// place of another package.
     Unpacked,
 }
 
@@ -107,6 +110,34 @@ const PACKAGES: &[Package] = &[
         needs: &[Need::Test, Need::Demo],
         reason: "drives the control socket and the pods' web servers as a user would",
         place: Place::System,
+    },
+    Package {
+        name: "runc",
+        sign: Sign::Command("runc"),
+        needs: &[Need::Test],
+        reason: "starts the containers of real pods",
+        place: Place::System,
+    },
+    Package {
+        name: "containernetworking-plugins",
+        sign: Sign::File("/usr/lib/cni/bridge"),
+        needs: &[Need::Test],
+        reason: "gives real pods their interfaces",
+        place: Place::System,
+    },
+    Package {
+        name: "containerd",
+        sign: Sign::Command("containerd"),
+        needs: &[Need::Test],
+        reason: "runs real pods, on nodes of the tests' own",
+        place: Place::Unpacked,
+    },
+    Package {
+        name: "busybox-static",
+        sign: Sign::Unpacked("busybox-static/bin/busybox"),
+        needs: &[Need::Test],
+        reason: "what the containers of real pods are made of",
+        place: Place::Unpacked,
     },
     Package {
         name: "prometheus",
@@ -203,6 +234,7 @@ fn missing(workspace: &Workspace, needs: &[Need]) -> Vec<&'static Package> {
         .filter(|package| match package.sign {
             Sign::Command(name) => workspace.which(name).is_none(),
             Sign::File(file) => !Path::new(file).exists(),
+            Sign::Unpacked(file) => !workspace.tools().join(file).exists(),
         })
         .collect()
 }
@@ -212,7 +244,7 @@ fn by_hand(missing: &[&Package]) -> String {
     let lines = missing.iter().map(|package| {
         let sign = match package.sign {
             Sign::Command(name) => format!("command {name}"),
-            Sign::File(file) => file.to_owned(),
+            Sign::File(file) | Sign::Unpacked(file) => file.to_owned(),
         };
         format!("  {:<14} ({sign}): {}\n", package.name, package.reason)
     });
@@ -232,10 +264,14 @@ fn install_unpacked(workspace: &Workspace, name: &str) -> Result<()> {
     let bin = workspace.tools().join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("make {}", bin.display()))?;
     unpack(workspace, name, &folder)?;
-    let command = folder.join("usr/bin").join(name);
-    let link = bin.join(name);
-    if !link.is_symlink() {
-        unix::fs::symlink(&command, &link).with_context(|| format!("link {}", link.display()))?;
+    for place in ["usr/bin", "usr/sbin", "bin", "sbin"] {
+        let Ok(commands) = fs::read_dir(folder.join(place)) else { continue };
+        for command in commands.flatten() {
+            let link = bin.join(command.file_name());
+            if !link.is_symlink() {
+                unix::fs::symlink(command.path(), &link).with_context(|| format!("link {}", link.display()))?;
+            }
+        }
     }
     Ok(())
 }
@@ -252,7 +288,7 @@ pub(crate) fn unpack(workspace: &Workspace, name: &str, folder: &Path) -> Result
     let archive = archive.with_context(|| format!("apt-get left no package in {}", folder.display()))?;
     let mut extract = workspace.command("dpkg-deb");
     extract.arg("--extract").arg(&archive).arg(folder);
-    step::run(&format!("unpack {name} into {} (not installed: no service)", folder.display()), &mut extract)?;
+    step::run(&format!("unpack {name} into {} (not installed)", folder.display()), &mut extract)?;
     fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))
 }
 

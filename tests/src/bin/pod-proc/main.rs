@@ -3,6 +3,7 @@
 //! It knows nothing of the agent, its maps or its hooks.
 
 mod calls;
+mod frames;
 mod program;
 mod raw;
 mod ring;
@@ -39,6 +40,12 @@ struct Objects {
 }
 
 fn main() -> io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, device] = arguments.as_slice()
+        && mode == "flood"
+    {
+        frames::flood(device);
+    }
     let mut objects = Objects::default();
     for line in io::stdin().lock().lines() {
         let request = serde_json::from_str(&line?)?;

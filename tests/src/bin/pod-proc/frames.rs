@@ -1,0 +1,36 @@
+//! Frames from the first moment on: what keeps a sandbox that attacks. Bounded in rate and time, then it only waits.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use isolate_tests::{
+    frame::{EXPERIMENT, Mac, ethernet},
+    observe,
+};
+
+/// Pause between two frames: with what it takes to wake up, some ten thousand frames a second.
+const PAUSE: Duration = Duration::from_micros(20);
+/// How long it sends; the window that is measured is over long before.
+const LONG: Duration = Duration::from_secs(5);
+
+/// Sends numbered broadcast frames on the interface, then waits for ever.
+pub(crate) fn flood(device: &str) -> ! {
+    let start = Instant::now();
+    let mut number: u64 = 0;
+    while start.elapsed() < LONG {
+        // The interface may not be there yet.
+        let Ok(socket) = observe::packet_socket(device, PAUSE) else { continue };
+        while start.elapsed() < LONG {
+            let frame = ethernet(Mac::BROADCAST, Mac([0x02, 0, 0, 0, 0, 1]), EXPERIMENT, &number.to_be_bytes());
+            if socket.send(&frame).is_ok() {
+                number += 1;
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+    loop {
+        thread::park();
+    }
+}
