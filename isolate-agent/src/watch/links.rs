@@ -1,4 +1,5 @@
-//! Multicast messages of rtnetlink, from the node's namespace and the pods': which kinds of message come, not what they say.
+//! Multicast messages of rtnetlink about links, filters and namespaces, from the node's namespace and the pods': which kinds of
+//! message come, not what they say.
 
 use std::io;
 
@@ -10,9 +11,14 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::Event;
 
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_TC: u32 = 4;
 const RTNLGRP_NSID: u32 = 28;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+/// Somebody has taken filters away, or added one that may run before ours.
+const RTM_DELQDISC: u16 = 37;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
 /// A namespace is gone, and the interfaces in it. A new id is no news: the scanner itself assigns them.
 const RTM_DELNSID: u16 = 89;
 /// Messages are taken in at most this many bytes at a time; a longer one is cut, its header is there all the same.
@@ -34,7 +40,9 @@ impl Links {
         if let Err(error) = socket.set_listen_all_namespaces(true) {
             tracing::debug!(%error, "no events from the pods' namespaces");
         }
-        socket.bind(&SocketAddr::new(0, 1 << (RTNLGRP_LINK - 1) | 1 << (RTNLGRP_NSID - 1)))?;
+        let groups =
+            [RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_NSID].into_iter().fold(0, |groups, group| groups | 1 << (group - 1));
+        socket.bind(&SocketAddr::new(0, groups))?;
         // SAFETY: the socket owns its descriptor, always names the same one, and closes it when the AsyncFd is dropped.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES) })
@@ -60,7 +68,7 @@ impl Links {
 fn event(datagram: &[u8]) -> Event {
     let kind = NetlinkBuffer::new_checked(datagram).map(|message| message.message_type());
     match kind {
-        Ok(RTM_NEWLINK | RTM_DELLINK | RTM_DELNSID) => Event::Links,
+        Ok(RTM_NEWLINK | RTM_DELLINK | RTM_DELNSID | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER) => Event::Links,
         Ok(_) => Event::Nothing,
         Err(error) => {
             tracing::debug!(%error, "link event cut short");
