@@ -73,6 +73,10 @@ impl Hooks {
         let mut found = self.filters.observe_veths(programs).map_err(EnforceError::Filters)?;
         found.extend(self.filters.observe_netdevs(programs)?);
         self.may_have_filters = !found.is_empty();
+        if self.mechanism == Mechanism::Clsact {
+            let links = observed.veth_links.values_mut().chain(observed.netdev_links.values_mut());
+            links.filter(|link| link.is_live()).for_each(|link| *link = LinkState::Stale);
+        }
         for (pin, direction, state) in found {
             let state = self.both(pin.noted(direction, observed), Some(state));
             note(observed, pin, direction, state);
