@@ -107,6 +107,8 @@ impl Loop {
         let mut scan = JoinSet::new();
         // What names a pod by its name waits for the container runtime, and what does not passes it by.
         let mut named = JoinSet::new();
+        // Whether something has changed since the look that is under way began.
+        let mut again = false;
         loop {
             tokio::select! {
                 biased;
@@ -129,8 +131,15 @@ impl Loop {
                 },
                 _ = tick.tick(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = ended(self.engine.next_end()), if self.started => self.expire(),
-                () = watch.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
                 () = self.cri.changed(), if scan.is_empty() => drop(scan.spawn(self.engine.look_at_node())),
+                () = std::future::ready(()), if again && scan.is_empty() => {
+                    again = false;
+                    drop(scan.spawn(self.engine.look_at_node()));
+                }
+                woken = watch.changed(|uid| self.engine.isolates(uid)) => match woken {
+                    Some(uid) => self.engine.cut_at_once(uid).await,
+                    None => again = true,
+                },
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
                     self.engine.arm_next();
                     tokio::task::yield_now().await;

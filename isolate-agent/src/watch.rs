@@ -12,7 +12,7 @@ use std::{future, path::Path, time::Duration};
 use tokio::time::{self, Instant};
 
 use self::{links::Links, pins::Pins, tree::Tree};
-use crate::inventory::Scanner;
+use crate::{inventory::Scanner, pod::PodUid};
 
 /// A burst of events is over after this long without one…
 const QUIET: Duration = Duration::from_millis(20);
@@ -61,21 +61,33 @@ impl Watch {
         Self { tree: tree.ok(), links: links.ok(), pins: pins.ok(), pending: false, echo: None }
     }
 
-    /// Waits until something changed, and until the burst of events that it belongs to is over.
+    /// Waits until something changed, and until the burst of events that it belongs to is over. The directory of a pod
+    /// that is `urgent` ends the wait at once, and is told.
     ///
     /// Nothing is lost when it is dropped early: the next call goes on where it was. What changes between two calls
     /// is kept by the kernel, so the first of them returns at once.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&mut self, urgent: impl Fn(&PodUid) -> bool) -> Option<PodUid> {
         if let Some(pins) = &mut self.pins {
             // Folders that were removed are there again after a pass.
             pins.watch();
         }
-        while !self.pending {
-            self.wait(self.echo).await;
+        let mut end: Option<Instant> = None;
+        loop {
+            while let Some(uid) = self.tree.as_mut().and_then(|tree| tree.new.pop()) {
+                if urgent(&uid) {
+                    return Some(uid);
+                }
+            }
+            if self.pending {
+                let end = *end.get_or_insert_with(|| Instant::now() + LONGEST);
+                if Instant::now() >= end || !self.wait(Some(end.min(Instant::now() + QUIET))).await {
+                    self.pending = false;
+                    return None;
+                }
+            } else {
+                self.wait(self.echo).await;
+            }
         }
-        let end = Instant::now() + LONGEST;
-        while Instant::now() < end && self.wait(Some(end.min(Instant::now() + QUIET))).await {}
-        self.pending = false;
     }
 
     /// Takes in one event, unless `until` comes first; a past echo counts as an event to wake for.

@@ -137,7 +137,7 @@ fn one_pod_again_as_it_starts_changes_and_goes() {
 
         let pid = node.start(&directory, In::Sandbox);
         ip(&format!("link add veth-a type veth peer name eth0 netns {pid}"));
-        let found = scanner.pod(&empty).await.expect("a look").expect("the pod");
+        let found = scanner.pod(empty.uid).await.expect("a look").expect("the pod");
         assert_eq!((found.namespaces, found.processes), (1, 1));
         assert_eq!(rows(&found.interfaces), [format!("eth0 veth {} veth-a", ifindex("veth-a"))]);
 
@@ -145,13 +145,13 @@ fn one_pod_again_as_it_starts_changes_and_goes() {
         node.stop(pid);
         let pid = node.start(&directory, In::Sandbox);
         ip(&format!("link add veth-b type veth peer name eth0 netns {pid}"));
-        let again = scanner.pod(&found).await.expect("a look").expect("the pod");
+        let again = scanner.pod(found.uid).await.expect("a look").expect("the pod");
         assert_eq!(again.cgroup, found.cgroup);
         assert_eq!(rows(&again.interfaces), [format!("eth0 veth {} veth-b", ifindex("veth-b"))]);
 
         node.stop(pid);
         fs::remove_dir(&directory).expect("it is empty");
-        assert_eq!(scanner.pod(&again).await.expect("a look"), None);
+        assert_eq!(scanner.pod(again.uid).await.expect("a look"), None);
     });
 }
 
@@ -165,7 +165,7 @@ fn a_pod_of_a_v1_hierarchy_has_processes_and_veths_but_no_cgroup() {
         let found = pod(&inventory, 1);
         assert_eq!((found.cgroup.as_ref(), found.processes, found.namespaces), (None, 1, 1));
         assert_eq!(rows(&found.interfaces), [format!("eth0 veth {} veth-a", ifindex("veth-a"))]);
-        assert_eq!(scanner.pod(found).await.expect("a look").as_ref(), Some(found));
+        assert_eq!(scanner.pod(found.uid).await.expect("a look").as_ref(), Some(found));
     });
 }
 
@@ -210,7 +210,7 @@ fn a_burst_of_pods_is_read_whole() {
         }
         let inventory = scanner.scan(uid(7).parse()).await.expect("a scan");
         let start = Instant::now();
-        let again = scanner.pod(pod(&inventory, 7)).await.expect("a look");
+        let again = scanner.pod(pod(&inventory, 7).uid).await.expect("a look");
         eprintln!("one of them again in {:?}", start.elapsed());
         assert_eq!(again.as_ref(), Some(pod(&inventory, 7)));
     });
@@ -218,12 +218,12 @@ fn a_burst_of_pods_is_read_whole() {
 
 /// Waits until nothing more comes.
 async fn settle(watch: &mut Watch) {
-    while timeout(Duration::from_millis(800), watch.changed()).await.is_ok() {}
+    while timeout(Duration::from_millis(800), watch.changed(|_| false)).await.is_ok() {}
 }
 
 async fn wakes(watch: &mut Watch, what: &str) {
     let start = Instant::now();
-    timeout(Duration::from_secs(5), watch.changed()).await.expect(what);
+    timeout(Duration::from_secs(5), watch.changed(|_| false)).await.expect(what);
     eprintln!("{what}: woken after {:?}", start.elapsed());
     settle(watch).await;
 }
@@ -248,8 +248,14 @@ fn pods_processes_and_veths_wake() {
         node.stop(pid);
         wakes(&mut watch, "the end of a pod's last process").await;
 
+        let urgent = uid(3).parse().expect("a UID");
+        node.cgroup(&format!("kubepods/pod{urgent}"));
+        let told = timeout(Duration::from_secs(5), watch.changed(|uid| *uid == urgent)).await.expect("a new pod wakes");
+        assert_eq!(told, Some(urgent), "the pod that is waited for is told at once");
+        wakes(&mut watch, "the same once more, as every pod does").await;
+
         node.cgroup("system.slice/other.service");
-        assert!(timeout(Duration::from_millis(800), watch.changed()).await.is_err(), "no pod, no wake-up");
+        assert!(timeout(Duration::from_millis(800), watch.changed(|_| false)).await.is_err(), "no pod, no wake-up");
     });
 }
 
@@ -260,7 +266,7 @@ fn a_wake_up_that_was_not_awaited_is_not_lost() {
         settle(&mut watch).await;
         node.cgroup(&format!("kubepods/pod{}", uid(1)));
         // Dropped in the middle of the burst: it takes the event in, and waits for more.
-        let mut awaited = Box::pin(watch.changed());
+        let mut awaited = Box::pin(watch.changed(|_| false));
         for _turn in 0..3 {
             let waits = poll_fn(|context| Poll::Ready(awaited.as_mut().poll(context).is_pending())).await;
             // Only where this thread stood still for as long as a burst may last.
@@ -270,6 +276,6 @@ fn a_wake_up_that_was_not_awaited_is_not_lost() {
             tokio::task::yield_now().await;
         }
         drop(awaited);
-        timeout(Duration::from_secs(10), watch.changed()).await.expect("it is still to come");
+        timeout(Duration::from_secs(10), watch.changed(|_| false)).await.expect("it is still to come");
     });
 }

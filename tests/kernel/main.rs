@@ -32,6 +32,7 @@ mod metrics;
 mod names;
 mod powers;
 mod preview;
+mod reboot;
 mod refused;
 mod repair;
 mod scene;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         powers::trials(),
         preview::trials(),
         full::trials(),
+        reboot::trials(),
         refused::trials(),
         repair::trials(),
         bad_input::trials(),

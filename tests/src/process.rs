@@ -80,7 +80,8 @@ impl Process {
         self.made(&Request::Packet { device: device.to_owned(), timeout }).0
     }
 
-    pub(crate) fn made(&self, request: &Request) -> (Socket<'_>, Answer) {
+    /// Has it make a socket, and what it said of it.
+    pub fn made(&self, request: &Request) -> (Socket<'_>, Answer) {
         let answer = self.call(request);
         let handle = answer.handle.unwrap_or_else(|| panic!("{request:?}: {}", answer.errno_name()));
         (Socket { process: self, handle }, answer)

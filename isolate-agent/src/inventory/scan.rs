@@ -82,8 +82,7 @@ impl Scanner {
 
     /// Reads one pod again, closely, without a walk through the tree if its directories are where they were. `None` if it
     /// is gone.
-    pub async fn pod(&self, known: &Pod) -> Result<Option<Pod>, InventoryError> {
-        let uid = known.uid;
+    pub async fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
         let claims = self.cri.known().pods;
         self.blocking(move |inner| inner.pod(uid, &claims)).await
     }

@@ -11,7 +11,7 @@ use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, Watc
 use rustix::io::Errno;
 
 use super::Event;
-use crate::inventory::cgroup;
+use crate::{inventory::cgroup, pod::PodUid};
 
 const BUFFER_BYTES: usize = 16 << 10;
 
@@ -33,6 +33,8 @@ pub(super) struct Tree {
     places: HashMap<WatchDescriptor, Place>,
     roots: Vec<PathBuf>,
     full: bool,
+    /// Pods whose directories have come since this was last emptied.
+    pub(super) new: Vec<PodUid>,
 }
 
 impl fmt::Debug for Tree {
@@ -46,8 +48,9 @@ impl Tree {
         let inotify = Inotify::init()?;
         let watches = inotify.watches();
         let stream = inotify.into_event_stream(vec![0; BUFFER_BYTES])?;
-        let mut tree = Self { stream, watches, places: HashMap::new(), roots, full: false };
+        let mut tree = Self { stream, watches, places: HashMap::new(), roots, full: false, new: Vec::new() };
         tree.watch_all();
+        tree.new.clear();
         Ok(tree)
     }
 
@@ -94,8 +97,9 @@ impl Tree {
         let mut pods = false;
         let folder = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR | WatchMask::DONT_FOLLOW;
         let walked = cgroup::walk(root, |path, uid| {
-            if uid.is_some() {
+            if let Some(uid) = uid {
                 pods = true;
+                self.new.push(uid);
                 self.add(path, folder, Place::Pod);
                 self.add(&path.join("cgroup.events"), WatchMask::MODIFY, Place::Populated);
             } else {
