@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    fault,
     limit::{LastSeen, TimeLimit},
     pod::{PodName, PodUid},
 };
@@ -126,6 +127,8 @@ impl Entry {
             flags: PolicyFlags::default()
                 .with(PolicyFlags::KEEP_LOOPBACK, keep_loopback)
                 .with(PolicyFlags::PLAIN_UID, uid.is_plain()),
+            #[cfg(feature = "layout-next")]
+            next: [0; 2],
         }
     }
 }
@@ -203,6 +206,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other,
         };
+        fault::after("record deleted");
         deleted.and_then(|()| self.sync_folder()).map_err(|source| DesiredError::Delete { path, source })
     }
 
@@ -271,9 +275,12 @@ fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    fault::at("write record")?;
     file.write_all(&text)?;
     file.sync_all()?;
+    fault::after("record written");
     fs::rename(&temporary, path)?;
+    fault::after("record named");
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod enforce;
 pub mod events;
 pub mod evidence;
+pub mod fault;
 pub mod inventory;
 pub mod limit;
 pub mod lock;

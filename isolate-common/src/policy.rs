@@ -26,7 +26,8 @@ impl PolicyFlags {
 /// Value of the policy map: one isolated pod.
 ///
 /// The UID makes the kernel's state complete: an agent that finds maps and no records knows whom it isolates.
-/// A zeroed value is a vacant slot; a key that leads to one is an error in the kernel, and drops.
+/// A zeroed value is a vacant slot; a key that leads to one is an error in the kernel, and drops. Every layout begins with
+/// these three fields, and what it adds is zero for nothing more let through: so a newer agent takes over an older one's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Policy {
@@ -36,6 +37,9 @@ pub struct Policy {
     pub in_use: u32,
     /// Options.
     pub flags: PolicyFlags,
+    /// What a later layout may add, for the tests of an upgrade.
+    #[cfg(feature = "layout-next")]
+    pub next: [u64; 2],
 }
 
 impl Policy {
@@ -46,7 +50,7 @@ impl Policy {
 }
 
 const _: () = {
-    assert!(size_of::<Policy>() == 24);
+    assert!(size_of::<Policy>() == if cfg!(feature = "layout-next") { 40 } else { 24 });
     assert!(core::mem::offset_of!(Policy, in_use) == 16);
     assert!(core::mem::offset_of!(Policy, flags) == 20);
 };

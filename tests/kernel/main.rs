@@ -21,6 +21,7 @@ mod direct;
 mod drop_semantics;
 mod escape;
 mod evidence;
+mod faults;
 mod full;
 mod harness;
 mod isolate;
@@ -38,6 +39,7 @@ mod repair;
 mod scene;
 mod strangers;
 mod suite;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -100,6 +102,8 @@ fn main() -> ExitCode {
         preview::trials(),
         full::trials(),
         reboot::trials(),
+        upgrade::trials(),
+        faults::trials(),
         refused::trials(),
         repair::trials(),
         bad_input::trials(),

@@ -72,7 +72,7 @@ fn a_pod_that_comes_back_is_cut_before_it_runs() {
     }
 }
 
-/// Where the order of the unit does not hold, as in a DaemonSet. What runs before the agent does is not cut.
+/// Where the order of the unit does not hold, as in a `DaemonSet`. What runs before the agent does is not cut.
 fn a_pod_that_is_back_before_the_agent_is_cut_by_its_start() {
     let scene = Scene::new();
     let Scene { agent, neighbour, node, .. } = &scene;

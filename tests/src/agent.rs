@@ -7,7 +7,7 @@ use std::{
     env,
     fmt::Debug,
     fs,
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -113,6 +113,7 @@ pub struct Agent {
     options: Vec<String>,
     daemon_options: Vec<String>,
     environment: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 impl Agent {
@@ -125,7 +126,8 @@ impl Agent {
         if let Some(veth_hook) = VETH_HOOK.get() {
             options.extend(["--veth-hook".to_owned(), veth_hook.to_owned()]);
         }
-        Self { node: Arc::new(node.clone()), options, daemon_options: Vec::new(), environment: Vec::new() }
+        let node = Arc::new(node.clone());
+        Self { node, options, daemon_options: Vec::new(), environment: Vec::new(), program: program() }
     }
 
     /// The same with another place than the node's folder for what this option names.
@@ -144,6 +146,30 @@ impl Agent {
         }
         self.options.extend(["--veth-hook".to_owned(), veth_hook.to_owned()]);
         self
+    }
+
+    /// The same node's agent after an upgrade: of the next layout, and with faults that can be asked for.
+    #[must_use]
+    pub fn upgraded(&self) -> Self {
+        let program = next_program().unwrap_or_else(|why| panic!("{why}"));
+        Self { program, ..self.clone() }
+    }
+
+    /// The steps at which a fault can be asked for, of an agent that has them.
+    pub fn steps(&self) -> Vec<String> {
+        let listed = self.clone().with_variable("ISOLATE_FAULT", "list").run(&["list"]).expect(0);
+        listed.stdout.lines().map(str::to_owned).collect()
+    }
+
+    /// Runs a command that is to crash after a step; whether it came there.
+    pub fn crashes_at(&self, step: &str, arguments: &[&str]) -> bool {
+        let command = self.clone().with_variable("ISOLATE_FAULT", step).command(arguments).output();
+        let output = command.expect("the agent can be started");
+        match output.status.signal() {
+            Some(libc::SIGABRT) => true,
+            None => false,
+            other => panic!("{step}: signal {other:?}\n{}", String::from_utf8_lossy(&output.stderr)),
+        }
     }
 
     /// The same with a variable in the environment of every command.
@@ -172,12 +198,12 @@ impl Agent {
 
     /// A command, not started yet: the first argument is the verb.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.complete(self.node.command(program()), arguments)
+        self.complete(self.node.command(self.program.clone()), arguments)
     }
 
     /// The same for a thread that lives in the node's namespace, and starts it where it is itself: for who times it.
     pub fn command_here(&self, arguments: &[&str]) -> Command {
-        self.complete(Command::new(program()), arguments)
+        self.complete(Command::new(&self.program), arguments)
     }
 
     fn complete(&self, mut command: Command, arguments: &[&str]) -> Command {
@@ -257,6 +283,11 @@ pub fn output(command: &mut Command) -> Output {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status));
     Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// The agent of the next layout, or why there is none.
+pub(crate) fn next_program() -> Result<PathBuf, String> {
+    process::beside("isolate-agent-next").ok_or_else(|| "the next agent is not built: `cargo xtask test`".to_owned())
 }
 
 /// The binary under test.

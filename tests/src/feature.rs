@@ -4,6 +4,8 @@ use std::{env, process::Command};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
+use crate::agent;
+
 /// Something that a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
@@ -13,6 +15,8 @@ pub enum Feature {
     Iptables,
     /// containerd, runc, the CNI plugins and a static busybox: real pods.
     Containerd,
+    /// The agent of the next layout, with faults that can be asked for: `cargo xtask test` builds it.
+    NextAgent,
     /// Debian's Prometheus.
     Prometheus,
 }
@@ -28,6 +32,7 @@ impl Feature {
                 &["sh", "-c", "containerd --version && runc --version && busybox true && test -x /usr/lib/cni/bridge"],
                 "runc containernetworking-plugins; `cargo xtask setup` unpacks containerd and busybox-static",
             ),
+            Self::NextAgent => return agent::next_program().err(),
             Self::Prometheus => (&["prometheus", "--version"], "prometheus"),
         };
         let (program, arguments) = probe.split_first().expect("a probe is a command");

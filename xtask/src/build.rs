@@ -1,12 +1,12 @@
 //! `cargo xtask build`: isolate-agent with the BPF programs in it.
 
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     object,
-    setup::{self, Need},
+    setup::{self, Need, Toolchain},
     step,
     workspace::Workspace,
 };
@@ -35,6 +35,25 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let binary = agent(workspace, if args.debug { Profile::Debug } else { Profile::Release })?;
     let bytes = fs::metadata(&binary).with_context(|| format!("look at {}", binary.display()))?.len();
     println!("{} ({} KiB)", binary.display(), bytes.div_ceil(1024));
+    Ok(())
+}
+
+/// Builds the agent that the tests of upgrades and crashes need beside the usual one: of the next layout, and with faults
+/// that can be asked for. Before the usual one, since cargo gives both the same name.
+pub(crate) fn next_agent(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    let next_object = object::build_next(workspace, toolchain)?;
+    let mut cargo = workspace.cargo();
+    cargo.env("ISOLATE_EBPF_OBJECT", next_object);
+    cargo.args(["build", "--package", "isolate-agent", "--bin", "isolate-agent"]);
+    step::run(
+        "build isolate-agent (next layout, with faults)",
+        cargo.args(["--features", "fault-injection,layout-next"]),
+    )?;
+    let debug = workspace.target.join("debug");
+    let next = debug.join("isolate-agent-next");
+    if object::install(&debug.join("isolate-agent"), &next)? {
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o755)).context("make it executable")?;
+    }
     Ok(())
 }
 

@@ -28,6 +28,17 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> 
     Ok(())
 }
 
+/// Builds the object of the next layout, which the tests of an upgrade need; gives the file.
+pub(crate) fn build_next(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo = cargo(workspace, toolchain, &workspace.root);
+    cargo.args(["--package", "isolate-ebpf", "--features", "layout-next"]);
+    step::run("build the BPF object of the next layout", &mut cargo)?;
+    let stripped = strip(workspace, &built(workspace, "isolate-ebpf"))?;
+    let object = workspace.object.with_file_name("isolate-ebpf-next");
+    install(&stripped, &object)?;
+    Ok(object)
+}
+
 /// `cargo build` for the BPF target, to be given a package.
 pub(crate) fn cargo(workspace: &Workspace, toolchain: &Toolchain, folder: &Path) -> Command {
     let mut command = workspace.command(&toolchain.compiler.cargo);
@@ -89,7 +100,7 @@ fn objcopy(workspace: &Workspace) -> Result<Option<Command>> {
 }
 
 /// Puts a file in place at once, unless the same is there; says whether it did.
-fn install(from: &Path, to: &Path) -> Result<bool> {
+pub(crate) fn install(from: &Path, to: &Path) -> Result<bool> {
     let new = fs::read(from).with_context(|| format!("read {}", from.display()))?;
     match fs::read(to) {
         Ok(old) if old == new => return Ok(false),

@@ -100,6 +100,9 @@ fn with_packets(stages: &[Stage]) -> bool {
 fn prepare(workspace: &Workspace, stages: &[Stage]) -> Result<()> {
     if with_packets(stages) {
         let toolchain = setup::run(workspace, &[Need::Build, Need::Test])?;
+        if stages.contains(&Stage::Kernel) {
+            build::next_agent(workspace, &toolchain)?;
+        }
         return object::build(workspace, &toolchain);
     }
     if stages.iter().any(|stage| matches!(stage, Stage::Fmt | Stage::Clippy)) {

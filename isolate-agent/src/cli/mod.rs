@@ -87,6 +87,13 @@ impl CliError {
     }
 }
 
+/// Names the steps at which a fault can be asked for.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn list_steps() -> ExitCode {
+    let steps: String = isolate_agent::fault::steps().map(|step| step.to_owned() + "\n").collect();
+    output::print(&steps).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
 /// Runs a command to its exit code.
 pub(crate) fn run(cli: &Cli) -> ExitCode {
     let code = match dispatch(cli) {

@@ -154,7 +154,7 @@ impl Node {
     async fn preview(&self, uid: PodUid, options: &Options) -> Result<Preview, PreviewError> {
         let search = self.sources.find(uid, self.names.name(&uid).as_ref()).await?;
         let pod = match self.inventory.pods.get(&uid) {
-            Some(known) => self.scanner.pod(known).await?,
+            Some(known) => self.scanner.pod(known.uid).await?,
             None => None,
         };
         let subject = Subject {

@@ -25,13 +25,14 @@ use super::{
     sys::{self, Place, Target},
 };
 use crate::{
+    fault,
     inventory::{CgroupId, HostVeth, IfIndex},
     observed::{LinkState, NetdevKey, Observed, Slot},
     plan::{CgroupPlace, NetdevPlace},
 };
 
 /// Ends the name of a pin that is about to take the place of another.
-const NEXT: &str = "-next";
+pub(super) const NEXT: &str = "-next";
 
 /// The folder of pinned links, and the links themselves: one whose pin is removed stays attached while it is held.
 #[derive(Debug)]
@@ -131,7 +132,8 @@ impl Links {
         Ok(links)
     }
 
-    fn pinned(&self) -> Result<Vec<PathBuf>, EnforceError> {
+    /// The pins, whatever they are called.
+    pub(super) fn pinned(&self) -> Result<Vec<PathBuf>, EnforceError> {
         let failed = |source| EnforceError::Pin { step: "read", path: self.folder.clone(), source };
         fs::read_dir(&self.folder).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.path())).collect()
     }
@@ -278,11 +280,13 @@ impl Links {
     /// is open in between.
     fn pin(&mut self, link: OwnedFd, pin: Pin, direction: Direction) -> io::Result<()> {
         let name = pin.name(direction);
+        fault::after("link attached");
         match sys::obj_pin(link.as_fd(), &self.folder.join(&name)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let next = self.folder.join(name + NEXT);
                 unpin(&next)?;
                 sys::obj_pin(link.as_fd(), &next)?;
+                fault::after("next link pinned");
                 self.replace(pin, direction)?;
             }
             other => other?,
@@ -299,6 +303,7 @@ impl Links {
         let path = self.folder.join(&name);
         let old = sys::obj_get(&path);
         fs::rename(self.folder.join(name + NEXT), &path)?;
+        fault::after("link replaced");
         // A defunct link cannot be detached, and need not be.
         if let Err(error) = old.and_then(|old| sys::link_detach(old.as_fd())) {
             tracing::debug!(pin = %path.display(), %error, "the replaced link was not detached by hand");
@@ -314,6 +319,7 @@ impl Links {
         if let Err(error) = sys::obj_get(&path).and_then(|link| sys::link_detach(link.as_fd())) {
             tracing::debug!(pin = %path.display(), %error, "not detached by hand");
         }
+        fault::after("link detached");
         unpin(&path).map_err(|source| EnforceError::Pin { step: "remove", path, source })?;
         self.held.remove(&(pin, direction));
         note(observed, pin, direction, None);

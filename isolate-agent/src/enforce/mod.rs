@@ -16,6 +16,7 @@ mod object;
 mod pins;
 mod sys;
 mod tc;
+mod upgrade;
 
 use std::{
     fs::File,
@@ -34,6 +35,7 @@ pub use self::{
     mechanism::{Mechanism, has_clsact, has_tcx},
 };
 use crate::{
+    fault,
     observed::{Observed, Slot},
     plan::Action,
     settings::Settings,
@@ -83,6 +85,28 @@ pub enum EnforceError {
         path: PathBuf,
         /// The difference.
         why: String,
+    },
+    /// The pins are of an agent that is newer than this one.
+    #[error(
+        "the pins at {path} were made by a newer agent: this one knows layouts up to v{known}. Nothing was changed, and          what is isolated stays isolated. Run the newer version again; to go back to this one, release everything with the          newer (`remove --all`, `uninstall`) first",
+        known = isolate_common::LAYOUT_VERSION
+    )]
+    Newer {
+        /// Their folder.
+        path: PathBuf,
+    },
+    /// The state of an older layout cannot be read.
+    #[error(
+        "cannot take over {what} of the older agent at {path}: {source}. What is isolated stays isolated. Run the version          that made it, or release everything with that version first"
+    )]
+    Older {
+        /// Which part.
+        what: &'static str,
+        /// Its pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A pin cannot be made, opened or removed.
     #[error("cannot {step} the pin {path}: {source}")]
@@ -168,10 +192,15 @@ impl Enforcer {
     pub fn open(settings: &Settings) -> Result<Self, EnforceError> {
         let folder = pins::folder(&settings.bpffs)?;
         let claim = claim(&settings.bpffs)?;
+        let older = pins::older(&settings.bpffs)?;
         if !pins::exists(&folder) {
-            object::install(&folder, settings.max_isolated)?;
+            object::install(&folder, settings.max_isolated, older.last().map(PathBuf::as_path))?;
         }
         let maps = Maps::open(&folder)?;
+        let others = !object::is_pinned(&folder);
+        if others {
+            object::replace(&folder, &maps)?;
+        }
         let programs = Programs::open(&folder, &maps)?;
         // An earlier agent has not made all of them.
         pins::make_folders(&folder)?;
@@ -179,7 +208,19 @@ impl Enforcer {
         let mechanism = Mechanism::choose(settings.veth_hook).map_err(|source| EnforceError::Probe { source })?;
         tracing::debug!(mechanism = mechanism.name(), "how programs get onto interfaces");
         let hooks = Hooks::open(&settings.bpffs, &folder, mechanism)?;
-        Ok(Self { bpffs: settings.bpffs.clone(), folder, maps, programs, netdev, hooks, claim })
+        let bpffs = settings.bpffs.clone();
+        let mut enforcer = Self { bpffs, folder, maps, programs, netdev, hooks, claim };
+        if others {
+            enforcer.take_over(&enforcer.folder.clone())?;
+            object::note(&enforcer.folder)?;
+        }
+        for older in older {
+            enforcer.take_over(&older)?;
+            pins::remove(&older)?;
+            fault::after("old layout removed");
+            tracing::info!(from = %older.display(), to = %enforcer.folder.display(), "took over what an older agent enforced");
+        }
+        Ok(enforcer)
     }
 
     /// The folder of the pins.
@@ -220,6 +261,14 @@ impl Enforcer {
 
     /// Carries out one change and notes it in `observed`.
     pub fn apply(&mut self, action: &Action, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.carry_out(action, observed)?;
+        if let Some(step) = action.step() {
+            fault::after(step);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, action: &Action, observed: &mut Observed) -> Result<(), EnforceError> {
         match action {
             Action::SetPolicy { slot, policy, fresh } => self.maps.set_policy(*slot, *policy, *fresh, observed),
             Action::SetCgroupKey(id, slot) => self.maps.set_cgroup_key(*id, *slot, observed),

@@ -5,8 +5,12 @@ use std::{
     collections::BTreeSet,
     error::Error,
     fs,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::Path,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::symlink,
+    },
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -17,8 +21,13 @@ use aya::{
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 use isolate_common::{Direction, KernelError, names};
 
-use super::{EnforceError, Mended, maps::Maps, pins, sys};
-use crate::observed::Slot;
+use super::{
+    EnforceError, Mended,
+    links::{NEXT, unpin},
+    maps::Maps,
+    pins, sys, upgrade,
+};
+use crate::{fault, observed::Slot};
 
 /// The compiled isolate-ebpf; empty in a build that did not have it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/isolate-ebpf"));
@@ -29,8 +38,13 @@ const VETHS_PER_POD: u32 = 2;
 /// Programs that one copy of serves all pods.
 const PINNED: [&str; 4] = [names::CGROUP_IN, names::CGROUP_OUT, names::VETH_IN, names::VETH_OUT];
 
-/// Loads the programs with maps for `max_isolated` pods and pins all of it below `folder`, whole or not at all.
-pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceError> {
+/// Beside the pins: says which object they were loaded from.
+const NOTE: &str = "object";
+
+/// Loads the programs with maps for `max_isolated` pods, and with what the maps of an `older` layout hold, and pins all of
+/// it below `folder`, whole or not at all.
+pub(super) fn install(folder: &Path, max_isolated: u32, older: Option<&Path>) -> Result<(), EnforceError> {
+    let max_isolated = older.map(upgrade::capacity).transpose()?.unwrap_or_default().max(max_isolated);
     // Slot 0 is never given out.
     let slots = max_isolated + 1;
     let mut loader = EbpfLoader::new();
@@ -56,7 +70,61 @@ pub(super) fn install(folder: &Path, max_isolated: u32) -> Result<(), EnforceErr
         let program = load_program(&mut object, name)?;
         sys::obj_pin(program.as_fd(), &path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
     }
-    fs::rename(&draft, folder).map_err(|source| EnforceError::Pin { step: "make", path: folder.to_owned(), source })
+    note(&draft)?;
+    fault::after("draft made");
+    if let Some(older) = older {
+        upgrade::copy_state(older, &draft)?;
+        fault::after("state copied");
+    }
+    fs::rename(&draft, folder).map_err(|source| EnforceError::Pin { step: "make", path: folder.to_owned(), source })?;
+    fault::after("draft named");
+    Ok(())
+}
+
+/// A number that tells this agent's object from others. It need not be the same for other builds of the same object: then
+/// they replace each other's programs, which changes nothing.
+fn digest() -> String {
+    let mut hasher = DefaultHasher::new();
+    OBJECT.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Whether the pinned programs are of this agent's object.
+pub(super) fn is_pinned(folder: &Path) -> bool {
+    fs::read_link(folder.join(NOTE)).is_ok_and(|noted| noted == Path::new(&digest()))
+}
+
+/// Notes that all programs are of this agent's object. A link is the one thing on bpffs that can hold a text.
+pub(super) fn note(folder: &Path) -> Result<(), EnforceError> {
+    let (path, next) = (folder.join(NOTE), folder.join(NOTE.to_owned() + NEXT));
+    let noted = unpin(&next).and_then(|()| symlink(digest(), &next)).and_then(|()| fs::rename(&next, &path));
+    noted.map_err(|source| EnforceError::Pin { step: "make", path, source })?;
+    fault::after("object noted");
+    Ok(())
+}
+
+/// Pins programs of this agent's object, with the maps that are pinned, over those of another.
+pub(super) fn replace(folder: &Path, maps: &Maps) -> Result<(), EnforceError> {
+    let pinned: Vec<(&str, PathBuf)> = names::MAPS.iter().map(|name| (*name, pins::map(folder, name))).collect();
+    let mut loader = EbpfLoader::new();
+    for (name, pin) in &pinned {
+        loader.map_pin_path(name, pin.as_path());
+    }
+    let mut object = load(&mut loader)?;
+    for name in PINNED {
+        let program = load_program(&mut object, name)?;
+        let path = pins::program(folder, name);
+        let next = pins::program(folder, &(name.to_owned() + NEXT));
+        let pinned = unpin(&next).and_then(|()| sys::obj_pin(program.as_fd(), &next));
+        let pinned = pinned.and_then(|()| fs::rename(&next, &path));
+        pinned.map_err(|source| EnforceError::Pin { step: "make", path, source })?;
+        fault::after("program pinned");
+    }
+    // aya makes and pins a new map where it finds no pin: such a program would know of no isolation.
+    if let Some((path, _)) = maps.unpinned(folder).next() {
+        return Err(load_error(format!("{} was removed a moment ago", path.display())));
+    }
+    Ok(())
 }
 
 /// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`.

@@ -1,6 +1,7 @@
 //! The folder of pins: where it is, that it is on a BPF file system, what is in it.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
@@ -33,6 +34,26 @@ pub(super) fn folder(bpffs: &Path) -> Result<PathBuf, EnforceError> {
     }
     fs::create_dir_all(bpffs).map_err(failed)?;
     Ok(bpffs.join(format!("v{LAYOUT_VERSION}")))
+}
+
+/// The folders of older layouts, oldest first. Errors when there is one that is newer.
+pub(super) fn older(bpffs: &Path) -> Result<Vec<PathBuf>, EnforceError> {
+    let failed = |source| EnforceError::Pin { step: "read", path: bpffs.to_owned(), source };
+    let mut layouts = Vec::new();
+    for entry in fs::read_dir(bpffs).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        layouts.extend(
+            name.strip_prefix('v').and_then(|version| version.parse::<u32>().ok()).map(|version| (version, path)),
+        );
+    }
+    layouts.sort();
+    match layouts.pop_if(|(version, _)| *version > LAYOUT_VERSION) {
+        Some((_, path)) => Err(EnforceError::Newer { path }),
+        None => {
+            Ok(layouts.into_iter().filter(|(version, _)| *version < LAYOUT_VERSION).map(|(_, path)| path).collect())
+        }
+    }
 }
 
 /// Whether this layout's pins have been made.

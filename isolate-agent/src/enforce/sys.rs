@@ -18,6 +18,8 @@ use aya_obj::generated::{
     bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
+use crate::fault;
+
 /// Where a link is to be attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'fd> {
@@ -83,6 +85,7 @@ pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
 
 /// `BPF_OBJ_PIN`: pins `fd` at `path`, which must not exist. Names on bpffs must not hold a dot.
 pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    fault::at("pin")?;
     let path = c_path(path)?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
@@ -177,6 +180,44 @@ pub(super) fn link_create(
         }
     }
     new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// `BPF_LINK_UPDATE`: gives a link another program, at once and in its place. tcx, netkit and cgroup links can.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = as_fd_field(link.as_raw_fd());
+    attr.link_update.__bindgen_anon_1.new_prog_fd = as_fd_field(program.as_raw_fd());
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// `BPF_MAP_LOOKUP_ELEM`; `value` has as many bytes as the map's values, per-CPU maps' once for each possible CPU.
+pub(super) fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = as_fd_field(map.as_raw_fd());
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
+
+/// `BPF_MAP_UPDATE_ELEM`, likewise.
+pub(super) fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = as_fd_field(map.as_raw_fd());
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// `BPF_MAP_GET_NEXT_KEY`: the key after this one, or the first; whether there is one.
+pub(super) fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = as_fd_field(map.as_raw_fd());
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        other => other.map(|_| true),
+    }
 }
 
 /// `BPF_LINK_DETACH`: detaches a link before it returns, whoever else still holds it (since Linux 5.9).

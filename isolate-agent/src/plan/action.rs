@@ -70,3 +70,43 @@ pub struct NetdevPlace {
     /// The interface's name there.
     pub name: String,
 }
+
+impl Action {
+    /// What [`Self::step`] gives.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) const STEPS: [&str; 13] = [
+        "SetPolicy",
+        "SetCgroupKey",
+        "SetVethKey",
+        "OpenGate",
+        "AttachCgroup",
+        "AttachVeth",
+        "AttachNetdev",
+        "DetachNetdev",
+        "DetachCgroup",
+        "DropCgroupKey",
+        "DropVethKey",
+        "NarrowGate",
+        "Vacate",
+    ];
+
+    /// The name of what it does. Collecting pins is no step: nothing hangs on it.
+    pub(crate) const fn step(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::SetPolicy { .. } => "SetPolicy",
+            Self::SetCgroupKey(..) => "SetCgroupKey",
+            Self::SetVethKey(..) => "SetVethKey",
+            Self::OpenGate(_) => "OpenGate",
+            Self::AttachCgroup(..) => "AttachCgroup",
+            Self::AttachVeth(..) => "AttachVeth",
+            Self::AttachNetdev(..) => "AttachNetdev",
+            Self::DetachNetdev(..) => "DetachNetdev",
+            Self::DetachCgroup(..) => "DetachCgroup",
+            Self::DropCgroupKey(_) => "DropCgroupKey",
+            Self::DropVethKey(_) => "DropVethKey",
+            Self::NarrowGate(_) => "NarrowGate",
+            Self::Vacate(_) => "Vacate",
+            Self::DetachVeth(..) => return None,
+        })
+    }
+}
