@@ -39,6 +39,8 @@ pub(crate) enum Verb {
     Remove(Remove),
     /// List isolated pods
     List(List),
+    /// Prove by probes that isolated pods are cut off, hook by hook; exit code 0 only if all is proved
+    Verify(Verify),
     /// Show what is isolated, since when, by whom and why, every hook, and the drops so far
     Status(StatusOf),
     /// Collect what a pod is at this moment into one archive: processes, sockets, routes, rules, executables
@@ -108,6 +110,7 @@ pub(crate) struct Limit {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Add {
     /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
     #[arg(required = true, value_name = "POD")]
@@ -134,6 +137,9 @@ pub(crate) struct Add {
     pub before: Before,
     #[command(flatten)]
     pub specification: Specification,
+    /// Prove by probes that the pods are cut off, as `verify` does
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify: bool,
     /// Form of the outcome
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
@@ -186,6 +192,16 @@ pub(crate) struct Before {
     /// With the values of environment variables in it: they may be secrets
     #[arg(long, requires = "evidence")]
     pub with_env: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Isolated pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
+    #[arg(required = true, value_name = "POD")]
+    pub uids: Vec<String>,
+    /// Form of what was found
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
 }
 
 #[derive(Debug, Args)]
@@ -327,6 +343,7 @@ impl Cli {
             }
             Verb::Preview(Preview { specification, .. }) => specification.layer(places),
             Verb::Remove(_)
+            | Verb::Verify(_)
             | Verb::List(_)
             | Verb::Status(_)
             | Verb::Evidence(_)

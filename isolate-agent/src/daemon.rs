@@ -199,6 +199,7 @@ impl Loop {
                 drop(reply.send(outcomes));
             }
             Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by).await)),
+            Command::Examine { text, reply } => drop(reply.send(self.engine.examine(&text).await)),
             Command::Status { fresh, reply } => {
                 if fresh {
                     self.engine.look();

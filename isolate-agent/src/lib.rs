@@ -21,6 +21,7 @@ pub mod reconcile;
 pub mod settings;
 pub mod spec;
 pub mod status;
+pub mod verify;
 pub mod watch;
 
 /// The commit that this was built from; `unknown` outside a checkout.

@@ -31,6 +31,12 @@ pub const VETH_OUT: &str = "iso_veth_out";
 pub const NETDEV_IN: &str = "iso_netdev_in";
 /// tcx egress of an interface inside the pod's namespace: frames that go out there.
 pub const NETDEV_OUT: &str = "iso_netdev_out";
+/// Behind one of those on an interface while it is being verified: drops and counts the probes that it let through.
+pub const GUARD: &str = "iso_guard";
+/// Per-CPU array of one `u64`, not pinned: how many those were.
+pub const PROBES: &str = "ISO_PROBES";
+/// Constant of the guard: the source address of the probes.
+pub const PROBE_SOURCE: &str = "ISO_SOURCE";
 /// Constant of the netdev programs: the slot of the one pod that this copy was loaded for. An ifindex means nothing
 /// outside its namespace, and a program is not told the namespace (tc has no `bpf_get_netns_cookie` before 6.15).
 pub const NETDEV_SLOT: &str = "ISO_SLOT";
@@ -42,7 +48,8 @@ mod tests {
     #[test]
     fn names_fit_the_kernel() {
         // BPF_OBJ_NAME_LEN is 16 with the terminating zero.
-        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_OUT]) {
+        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_OUT, GUARD, PROBES])
+        {
             assert!(name.len() <= 15, "{name} would be cut");
         }
     }

@@ -6,6 +6,7 @@
 #![expect(clippy::inline_always, reason = "a call per packet is a cost, and old verifiers follow none with a context")]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand over the context")]
 
+mod guard;
 mod lookup;
 mod report;
 
@@ -60,6 +61,12 @@ fn iso_cgroup_in(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 fn iso_cgroup_out(ctx: SkBuffContext) -> i32 {
     cgroup(&ctx, Direction::Out)
+}
+
+/// Behind one of the programs above while it is being verified: drops the probes that it let through, and counts them.
+#[classifier]
+fn iso_guard(ctx: TcContext) -> i32 {
+    if guard::is_probe(&ctx) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
 /// Attached to every armed pod's host veth, so the way of a healthy pod's packet is short: the gate, then one look-up.

@@ -40,6 +40,7 @@ mod scene;
 mod strangers;
 mod suite;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         names::trials(),
         powers::trials(),
         preview::trials(),
+        verify::trials(),
         full::trials(),
         reboot::trials(),
         upgrade::trials(),

@@ -8,8 +8,8 @@ use isolate_agent::{
     settings::Settings,
 };
 
-use super::{CliError, backend::Backend, evidence, output, preview};
-use crate::args::{Add, Form};
+use super::{CliError, backend::Backend, evidence, output, preview, verify};
+use crate::args::Add;
 
 pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError> {
     let request = AddRequest {
@@ -28,11 +28,11 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
         return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;
     }
     let Some(path) = &args.before.evidence else {
-        return isolate(request, args.output, settings).await;
+        return isolate(request, args, settings).await;
     };
     let [uid] = args.uids.as_slice() else { return Err(CliError::EvidenceOfSeveral) };
     let collecting = evidence::Collecting::before_the_cut(uid, path, args.before.with_env, &settings).await;
-    let code = isolate(request, args.output, settings).await?;
+    let code = isolate(request, args, settings).await?;
     // Having no evidence was no reason to leave the pod connected, but it is one to say so.
     match collecting.finish().await {
         Ok(summary) => {
@@ -46,9 +46,11 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
     }
 }
 
-async fn isolate(request: AddRequest, form: Form, settings: Settings) -> Result<Code, CliError> {
-    let outcomes = Backend::open(settings).await?.add(request).await?;
-    output::outcomes(&outcomes, form)?;
+async fn isolate(request: AddRequest, args: &Add, settings: Settings) -> Result<Code, CliError> {
+    let mut outcomes = Backend::open(settings.clone()).await?.add(request).await?;
+    let verified = if args.verify { verify::after(&mut outcomes, settings).await } else { Ok(()) };
+    output::outcomes(&outcomes, args.output)?;
+    verified?;
     Ok(outcomes.worst())
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use isolate_agent::{
     control::{
         client::{Client, ClientError},
-        protocol::{AddRequest, Outcomes, RemoveRequest, Status},
+        protocol::{AddRequest, Outcomes, RemoveRequest, Status, Verifications, VerifyRequest},
         requester::Requester,
     },
     reconcile::Direct,
@@ -55,6 +55,18 @@ impl Backend {
             },
         };
         Ok(direct.remove(&request, &myself()).await)
+    }
+
+    /// Proves by probes that pods are cut off.
+    pub(crate) async fn verify(self, request: VerifyRequest) -> Result<Verifications, CliError> {
+        let mut direct = match self {
+            Self::Direct(direct) => direct,
+            Self::Daemon(client, settings) => match client.verify(&request).await {
+                Ok(verifications) => return Ok(verifications),
+                Err(cause) => direct(&settings, cause).await?,
+            },
+        };
+        Ok(direct.verify(&request).await)
     }
 
     /// Describes the node.

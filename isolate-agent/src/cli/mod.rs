@@ -17,6 +17,7 @@ mod remove;
 mod sample;
 mod status;
 mod uninstall;
+mod verify;
 
 use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
@@ -119,6 +120,7 @@ fn dispatch(cli: &Cli) -> Result<Code, CliError> {
         Verb::Daemon(_) => Ok(run_daemon(&settings)),
         Verb::Add(args) => wait_for(add::run(args, settings)),
         Verb::Remove(args) => wait_for(remove::run(args, settings)),
+        Verb::Verify(args) => wait_for(verify::run(args, settings)),
         Verb::List(args) => wait_for(list::run(args, settings)),
         Verb::Status(args) => wait_for(status::run(args, settings)),
         Verb::Evidence(args) => wait_for(evidence::run(args, &settings)),

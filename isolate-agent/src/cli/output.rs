@@ -7,7 +7,7 @@ use isolate_agent::control::protocol::{Code, Outcomes};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, verify};
 use crate::args::Form;
 
 /// What the reader of a text can show.
@@ -155,6 +155,8 @@ pub(crate) fn outcomes(outcomes: &Outcomes, form: Form) -> Result<(), CliError> 
             Code::Failed | Code::Usage | Code::NoSuchPod | Code::Refused => warn(&message),
         }
     }
+    let style = Style::of_stdout();
+    done.extend(outcomes.verifications.iter().map(|verification| verify::text(verification, style)));
     print(&done)
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn foresee(
         return Ok(code);
     }
     for ForeseenPod { outcome, preview } in results {
-        output::outcomes(&Outcomes { results: vec![outcome] }, Form::Text)?;
+        output::outcomes(&Outcomes { results: vec![outcome], verifications: Vec::new() }, Form::Text)?;
         if let Some(preview) = preview {
             output::print(&text::render(&preview, Style::of_stdout()))?;
         }

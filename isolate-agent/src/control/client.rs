@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::protocol::{AddRequest, Code, ErrorBody, Outcomes, RemoveRequest, Status};
+use super::protocol::{AddRequest, Code, ErrorBody, Outcomes, RemoveRequest, Status, Verifications, VerifyRequest};
 
 /// Time for the daemon to show that it is alive.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,6 +132,11 @@ impl Client {
     /// Releases pods.
     pub async fn remove(&self, request: &RemoveRequest) -> Result<Outcomes, ClientError> {
         self.ask(Method::POST, "/v1/isolations/remove", body(request)).await
+    }
+
+    /// Proves by probes that pods are cut off.
+    pub async fn verify(&self, request: &VerifyRequest) -> Result<Verifications, ClientError> {
+        self.ask(Method::POST, "/v1/verify", body(request)).await
     }
 
     /// Describes the node.

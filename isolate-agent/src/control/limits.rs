@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::protocol::{AddRequest, RemoveRequest};
+use super::protocol::{AddRequest, RemoveRequest, VerifyRequest};
 use crate::pod::{PodQuery, QueryError};
 
 /// Most UIDs in one request.
@@ -108,6 +108,16 @@ impl RemoveRequest {
             (false, true) => Err(RequestError::UidsAndAll),
             _ => check_uids(&self.uids),
         }
+    }
+}
+
+impl VerifyRequest {
+    /// Whether it can be looked at.
+    pub fn check(&self) -> Result<(), RequestError> {
+        if self.uids.is_empty() {
+            return Err(RequestError::NoUids);
+        }
+        check_uids(&self.uids)
     }
 }
 

@@ -15,13 +15,14 @@ use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use self::protocol::{AddRequest, Outcomes, RemoveRequest, Status};
+use self::protocol::{AddRequest, Outcomes, RemoveRequest, Status, Verifications, VerifyRequest};
 pub use self::{
     find::FindError,
     limits::{MAX_REASON_BYTES, MAX_UIDS, RequestError},
     listener::{ControlError, Listener, bind},
     server::{SocketCounters, serve},
 };
+use crate::verify::{self, Examine, Examined};
 
 /// What the reconcile loop is asked, and where it answers.
 #[derive(Debug)]
@@ -46,6 +47,13 @@ pub enum Command {
         /// Takes what became of it.
         reply: oneshot::Sender<Outcomes>,
     },
+    /// Look at one pod, for a verification.
+    Examine {
+        /// Which.
+        text: String,
+        /// Takes what was seen.
+        reply: oneshot::Sender<Examined>,
+    },
     /// Describe the node.
     Status {
         /// Whether to look at it anew, or to show what the last pass saw.
@@ -61,6 +69,7 @@ impl Command {
         let uids = match self {
             Self::Add { request, .. } => &request.uids,
             Self::Remove { request, .. } => &request.uids,
+            Self::Examine { text, .. } => return text.contains('/'),
             Self::Status { .. } => return false,
         };
         uids.iter().any(|text| text.contains('/'))
@@ -97,9 +106,23 @@ impl Commands {
         self.ask(|reply| Command::Status { fresh: false, reply }).await
     }
 
+    /// Proves by probes that pods are cut off, beside the loop. Errors when the loop has ended.
+    pub async fn verify(&mut self, request: &VerifyRequest) -> Result<Verifications, Gone> {
+        verify::verify(&request.uids, self).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.0.send(command(reply)).await.map_err(|_closed| Gone)?;
         answer.await.map_err(|_dropped| Gone)
+    }
+}
+
+impl Examine for Commands {
+    type Error = Gone;
+
+    async fn examine(&mut self, text: &str) -> Result<Examined, Gone> {
+        let text = text.to_owned();
+        self.ask(|reply| Command::Examine { text, reply }).await
     }
 }

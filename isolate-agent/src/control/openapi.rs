@@ -16,6 +16,7 @@ use super::{protocol, routes};
         routes::add,
         routes::remove,
         routes::remove_one,
+        routes::verify,
         routes::isolations,
         routes::status,
         routes::status_of,

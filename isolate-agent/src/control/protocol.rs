@@ -46,11 +46,76 @@ pub struct RemoveRequest {
     pub all: bool,
 }
 
+/// Asks for proof that pods are cut off.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Pod UIDs in any spelling, or unique prefixes of 8 hex digits or more. At most 4096.
+    pub uids: Vec<String>,
+}
+
+/// What probes found, pod by pod, in the order in which they were given.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Verifications {
+    /// One per pod.
+    pub results: Vec<Verification>,
+}
+
+/// What probes found of one pod.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Verification {
+    /// What was asked for, as it was spelled.
+    pub query: String,
+    /// The pod's UID, where one was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// `done` if all is proved, `partly_covered` if not, `failed` if something leaks or nothing could be tried.
+    pub code: Code,
+    /// The same for a person.
+    pub message: String,
+    /// Every hook and direction that the pod needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<Proof>,
+    /// What stays open beside that, as in `Isolation`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+}
+
+/// What probes found of one hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Proof {
+    /// As in `HookStatus`.
+    pub hook: String,
+    /// `in` (into the pod) or `out`.
+    pub direction: String,
+    /// The cgroup directory or the interface.
+    pub place: String,
+    /// What is proved.
+    pub finding: Finding,
+    /// By what, or why not.
+    pub evidence: String,
+}
+
+/// What is proved of a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// Every probe came to it, and none got through.
+    ProvedCut,
+    /// It does not hold, or could not be shown to.
+    NotCovered,
+    /// A probe got through.
+    Leak,
+}
+
 /// What became of a request, pod by pod, in the order in which they were given.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Outcomes {
     /// One per pod.
     pub results: Vec<Outcome>,
+    /// What probes found right after, for `add --verify`: one for each pod that was isolated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verifications: Vec<Verification>,
 }
 
 /// What became of one pod.
@@ -127,10 +192,23 @@ impl Isolation {
     }
 }
 
+/// The gravest code: failed, usage, no such pod, refused, partly covered, done. None is done.
+fn gravest(codes: impl Iterator<Item = Code>) -> Code {
+    codes.max_by_key(|code| code.gravity()).unwrap_or(Code::Done)
+}
+
 impl Outcomes {
-    /// The gravest outcome: failed, usage, no such pod, refused, partly covered, done. Nothing asked is done.
+    /// The gravest outcome, with what was verified. Nothing asked is done.
     pub fn worst(&self) -> Code {
-        self.results.iter().map(|outcome| outcome.code).max_by_key(|code| code.gravity()).unwrap_or(Code::Done)
+        let verified = self.verifications.iter().map(|verification| verification.code);
+        gravest(self.results.iter().map(|outcome| outcome.code).chain(verified))
+    }
+}
+
+impl Verifications {
+    /// The gravest finding. Nothing asked is done.
+    pub fn worst(&self) -> Code {
+        gravest(self.results.iter().map(|verification| verification.code))
     }
 }
 
@@ -333,7 +411,7 @@ mod tests {
             open: Vec::new(),
             enforced_after_us: None,
         };
-        Outcomes { results: codes.iter().map(outcome).collect() }
+        Outcomes { results: codes.iter().map(outcome).collect(), verifications: Vec::new() }
     }
 
     #[test]

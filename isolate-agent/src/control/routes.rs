@@ -21,7 +21,7 @@ use super::{
     Commands, FindError, Gone,
     limits::RequestError,
     openapi,
-    protocol::{AddRequest, Code, ErrorBody, Isolation, Outcomes, RemoveRequest, Status},
+    protocol::{AddRequest, Code, ErrorBody, Isolation, Outcomes, RemoveRequest, Status, Verifications, VerifyRequest},
     requester::Requester,
     server::SocketCounters,
 };
@@ -48,6 +48,7 @@ pub(super) fn router(commands: Commands, counters: SocketCounters) -> Router {
         .route("/v1/isolations", get(isolations).post(add))
         .route("/v1/isolations/remove", post(remove))
         .route("/v1/isolations/{uid}", delete(remove_one))
+        .route("/v1/verify", post(verify))
         .route("/v1/status", get(status))
         .route("/v1/status/{uid}", get(status_of))
         .route("/v1/openapi.json", get(description))
@@ -118,6 +119,25 @@ async fn remove_one(
     let request = RemoveRequest { uids: vec![uid_of(uid)?], all: false };
     request.check().map_err(malformed)?;
     Ok(outcomes(commands.remove(request, requester.to_string()).await.map_err(gone)?))
+}
+
+/// Proves by probes that isolated pods are cut off. Takes a second or so for each pod; nothing is changed.
+#[utoipa::path(post, path = "/v1/verify", request_body = VerifyRequest, responses(
+    (status = 200, body = Verifications, description = "All proved cut, or partly covered: see each `code`"),
+    (status = 400, body = ErrorBody, description = "Not JSON, an unknown field, a malformed UID. With a \
+        `Verifications` body: a prefix that means several pods"),
+    (status = 404, body = Verifications, description = "The worst: no such isolated pod"),
+    (status = 413, body = ErrorBody, description = "Larger than 1 MiB"),
+    (status = 500, body = Verifications, description = "The worst: a leak, or nothing could be tried"),
+    (status = 503, body = ErrorBody, description = "The agent is shutting down"),
+))]
+async fn verify(
+    State(mut commands): State<Commands>,
+    JsonBody(request): JsonBody<VerifyRequest>,
+) -> Result<Response, Refusal> {
+    request.check().map_err(malformed)?;
+    let verifications = commands.verify(&request).await.map_err(gone)?;
+    Ok((http_status(verifications.worst()), Json(verifications)).into_response())
 }
 
 /// Lists isolated pods, by UID.
@@ -213,14 +233,17 @@ async fn count(State(counters): State<SocketCounters>, request: Request, next: N
 }
 
 fn outcomes(outcomes: Outcomes) -> Response {
-    let status = match outcomes.worst() {
+    (http_status(outcomes.worst()), Json(outcomes)).into_response()
+}
+
+const fn http_status(code: Code) -> StatusCode {
+    match code {
         Code::Done | Code::PartlyCovered => StatusCode::OK,
         Code::Usage => StatusCode::BAD_REQUEST,
         Code::NoSuchPod => StatusCode::NOT_FOUND,
         Code::Refused => StatusCode::CONFLICT,
         Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    (status, Json(outcomes)).into_response()
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]

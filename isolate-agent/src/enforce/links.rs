@@ -327,6 +327,42 @@ impl Links {
     }
 }
 
+/// Attaches a program right behind ours on a host veth, or first where ours does not hold. Pins nothing.
+pub(super) fn stand_by_veth(
+    folder: &Path,
+    program: BorrowedFd<'_>,
+    veth: &HostVeth,
+    direction: Direction,
+    holds: bool,
+) -> io::Result<OwnedFd> {
+    let ours = holds.then(|| pins::links(folder).join(Pin::Veth(veth.ifindex).name(direction)));
+    stand_by(ours.as_deref(), program, veth.ifindex.0, attach_type(Hook::Veth, direction))
+}
+
+/// The same on an interface inside a pod's namespace.
+pub(super) fn stand_by_netdev(
+    folder: &Path,
+    program: BorrowedFd<'_>,
+    place: &NetdevPlace,
+    direction: Direction,
+    holds: bool,
+) -> io::Result<OwnedFd> {
+    let ours = holds.then(|| pins::links(folder).join(Pin::Netdev(place.key).name(direction)));
+    let attach_type = attach_type(Hook::Netdev, direction);
+    netdev::within(place, || stand_by(ours.as_deref(), program, place.key.index, attach_type))
+}
+
+fn stand_by(
+    ours: Option<&Path>,
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let Some(ours) = ours else { return sys::link_create(program, Target::FirstOn(ifindex), attach_type) };
+    let ours = sys::obj_get(ours)?;
+    sys::link_create(program, Target::Behind(ifindex, ours.as_fd()), attach_type)
+}
+
 /// Notes what is known of a link: its state, or that there is none any more.
 pub(super) fn note(observed: &mut Observed, pin: Pin, direction: Direction, state: Option<LinkState>) {
     fn set<K: Ord>(links: &mut BTreeMap<K, LinkState>, key: K, state: Option<LinkState>) {

@@ -6,6 +6,7 @@
 mod clsact;
 mod copies;
 mod filters;
+mod guard;
 mod hooks;
 mod links;
 mod log;
@@ -29,11 +30,13 @@ use isolate_common::{Direction, Hook, KernelError, SlotCounters};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, object::Programs};
+pub(crate) use self::netdev::{namespace, within};
 pub use self::{
+    guard::{Guard, Post, Standing},
     log::KernelLog,
     mechanism::{Mechanism, has_clsact, has_tcx},
 };
+use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, object::Programs};
 use crate::{
     fault,
     observed::{Observed, Slot},

@@ -16,7 +16,7 @@ use isolate_common::{Direction, names};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{EnforceError, maps::Maps, object};
-use crate::{observed::Slot, plan::NetdevPlace};
+use crate::{inventory::Way, observed::Slot, plan::NetdevPlace};
 
 /// Where `ip netns` and the runtimes name namespaces.
 const NAMED: &str = "/run/netns";
@@ -42,12 +42,23 @@ impl NetdevPrograms {
 /// Opens the namespace of `place`. Errors when what led there is gone, or leads elsewhere by now: a process id is used
 /// again.
 pub(super) fn open(place: &NetdevPlace) -> io::Result<File> {
-    let namespace = open_way(&place.way.path())?;
-    if namespace.metadata()?.ino() != place.key.namespace {
-        let error = format!("{} leads to another namespace by now", place.way.path().display());
-        return Err(io::Error::new(io::ErrorKind::NotFound, error));
+    namespace(&place.way, place.key.namespace)
+}
+
+/// The network namespace that `way` leads to, if it is still the one with this inode number.
+pub(crate) fn namespace(way: &Way, inode: u64) -> io::Result<File> {
+    let path = way.path();
+    let namespace = open_way(&path)?;
+    if namespace.metadata()?.ino() == inode {
+        Ok(namespace)
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{} leads to another namespace by now", path.display())))
     }
-    Ok(namespace)
+}
+
+/// [`inside`] the namespace of `place`.
+pub(crate) fn within<T: Send>(place: &NetdevPlace, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    inside(&open(place)?, act)
 }
 
 /// Those of the namespaces, by inode number, in which a process lives or that have a name.

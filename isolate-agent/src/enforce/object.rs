@@ -136,6 +136,11 @@ pub(super) fn copies<const N: usize>(maps: &Maps, slot: Slot, names: [&str; N]) 
         return Err(EnforceError::NoObject);
     }
     let mut object = Object::parse(OBJECT).map_err(load_error)?;
+    // Its map is pinned nowhere.
+    if let Some(guard) = object.programs.remove(names::GUARD) {
+        object.functions.remove(&guard.function_key());
+        object.maps.remove(names::PROBES);
+    }
     let slot = slot.0.to_ne_bytes();
     object.patch_map_data([(names::NETDEV_SLOT, (slot.as_slice(), true))].into()).map_err(load_error)?;
     let mut constants = Vec::new();
@@ -166,6 +171,15 @@ pub(super) fn copies<const N: usize>(maps: &Maps, slot: Slot, names: [&str; N]) 
     Ok(copies.try_into().expect("one for each name"))
 }
 
+/// Loads the program that stops probes from `source`, with maps of its own.
+pub(super) fn guard(source: [u8; 6]) -> Result<(Ebpf, OwnedFd), EnforceError> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global(names::PROBE_SOURCE, &source, true);
+    let mut object = load(&mut loader)?;
+    let program = load_program(&mut object, names::GUARD)?;
+    Ok((object, program))
+}
+
 fn load_program(object: &mut Ebpf, name: &str) -> Result<OwnedFd, EnforceError> {
     let program = object.program_mut(name).ok_or_else(|| load_error(format!("the object has no program {name}")))?;
     match program {
@@ -186,7 +200,7 @@ fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, EnforceError> {
     loader.load(OBJECT).map_err(load_error)
 }
 
-fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
+pub(super) fn load_error(error: impl Into<Box<dyn Error + Send + Sync>>) -> EnforceError {
     EnforceError::Load { source: error.into() }
 }
 

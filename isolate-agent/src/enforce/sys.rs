@@ -14,8 +14,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_BEFORE, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_link_type,
-    bpf_map_type, bpf_prog_info, bpf_prog_type,
+    BPF_F_AFTER, BPF_F_BEFORE, BPF_F_LINK, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn,
+    bpf_link_info, bpf_link_type, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 use crate::fault;
@@ -25,6 +25,8 @@ use crate::fault;
 pub(super) enum Target<'fd> {
     /// An interface of this thread's network namespace, first in its chain.
     FirstOn(u32),
+    /// The same, right behind the program of this link.
+    Behind(u32, BorrowedFd<'fd>),
     /// A cgroup directory.
     Cgroup(BorrowedFd<'fd>),
 }
@@ -174,6 +176,11 @@ pub(super) fn link_create(
         Target::FirstOn(ifindex) => {
             attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
             attr.link_create.flags = BPF_F_BEFORE;
+        }
+        Target::Behind(ifindex, link) => {
+            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+            attr.link_create.flags = BPF_F_AFTER | BPF_F_LINK;
+            attr.link_create.__bindgen_anon_3.tcx.__bindgen_anon_1.relative_fd = as_fd_field(link.as_raw_fd());
         }
         Target::Cgroup(directory) => {
             attr.link_create.__bindgen_anon_2.target_fd = as_fd_field(directory.as_raw_fd());

@@ -18,7 +18,7 @@ use super::{
     Guard, InventoryError, Way, cgroup, guard, is_exhausted,
     power::{self, Powers},
 };
-use crate::pod::PodUid;
+use crate::{pod::PodUid, verify};
 
 /// A namespace, as long as something keeps it alive: the numbers are used again after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +149,7 @@ pub(super) fn census(
     for &pid in pids.range(1..) {
         let Some((process, netns)) = open(pid)? else { continue };
         let is_known = known.contains(&netns.id);
-        if (is_known && !closely) || !process.is_in(uid) {
+        if (is_known && !closely) || !process.is_in(uid) || process.is_own_child() {
             continue;
         }
         let is_beside = node.has_net(netns.id) && node.has_mount(&process);
@@ -266,6 +266,17 @@ impl Process {
         self.read("cgroup").is_ok_and(|text| {
             text.lines().any(|line| line.split('/').any(|name| cgroup::uid_in_name(name) == Some(uid)))
         })
+    }
+
+    /// Whether this process started it for a verification, to make sockets in the pod's cgroup.
+    fn is_own_child(&self) -> bool {
+        if !self.read("cgroup").is_ok_and(|text| text.contains(&verify::leaf_prefix())) {
+            return false;
+        }
+        // Behind the name, which may hold anything: the state, then the parent's process id.
+        let stat = self.read("stat").unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parent == Some(std::process::id())
     }
 
     pub(crate) fn name(&self) -> String {

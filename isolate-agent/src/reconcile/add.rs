@@ -25,7 +25,7 @@ impl Engine {
             let results = resolved
                 .into_iter()
                 .map(|one| one.map_or_else(|refused| refused, |(text, uid)| self.foresee(&text, uid)));
-            return Outcomes { results: results.collect() };
+            return Outcomes { results: results.collect(), verifications: Vec::new() };
         }
 
         let uids: BTreeSet<PodUid> = resolved.iter().flatten().map(|(_, uid)| *uid).collect();
@@ -36,7 +36,7 @@ impl Engine {
                     self.outcome(&text, uid, Code::Failed, format!("pod {} was not isolated: {why}", self.called(&uid)))
                 };
                 let results = resolved.into_iter().map(|one| one.map_or_else(|refused| refused, failed));
-                return Outcomes { results: results.collect() };
+                return Outcomes { results: results.collect(), verifications: Vec::new() };
             }
         };
         let before = self.want(&uids, request, limit.as_ref(), by);
@@ -82,7 +82,7 @@ impl Engine {
             let kind = if before.contains_key(uid) { Kind::Updated } else { Kind::Isolated };
             self.note(*uid, kind, Some(by), request.reason.clone());
         }
-        Outcomes { results }
+        Outcomes { results, verifications: Vec::new() }
     }
 
     /// Writes the records of pods while something else is done: each waits, for a disk and for the kernel. Returns what could

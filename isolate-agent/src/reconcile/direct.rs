@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::{Engine, OpenError};
 use crate::{
-    control::protocol::{AddRequest, Code, Outcome, Outcomes, RemoveRequest, Status},
+    control::protocol::{AddRequest, Code, Outcome, Outcomes, RemoveRequest, Status, Verifications, VerifyRequest},
     inventory::cri::Cri,
     settings::Settings,
+    verify,
 };
 
 /// Runs the engine in this process, under the lock, for one command.
@@ -51,6 +52,12 @@ impl Direct {
         let outcomes = self.0.remove(request, by).await;
         self.pass().await;
         outcomes
+    }
+
+    /// Proves by probes that pods are cut off, or finds that they are not. Repairs nothing first.
+    pub async fn verify(&mut self, request: &VerifyRequest) -> Verifications {
+        let Ok(verifications) = verify::verify(&request.uids, &mut self.0).await;
+        verifications
     }
 
     /// Describes the node.

@@ -7,6 +7,7 @@
 mod add;
 mod direct;
 mod essential;
+mod examine;
 mod expire;
 mod remove;
 mod repair;

@@ -37,7 +37,7 @@ impl Engine {
             }
             tracing::info!(uid = outcome.uid, code = ?outcome.code, by, "remove: {}", outcome.message);
         }
-        Outcomes { results }
+        Outcomes { results, verifications: Vec::new() }
     }
 
     /// Deletes the record of a pod, if it has one. What was isolated stays so where that fails.

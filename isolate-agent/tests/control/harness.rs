@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf, process::Output, sync::Arc, time
 use isolate_agent::{
     control::{
         Command, Commands, SocketCounters, bind,
-        protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes, Record, RemoveRequest, Status},
+        protocol::{
+            AddRequest, Code, Coverage, Isolation, Outcome, Outcomes, Record, RemoveRequest, Status, Verification,
+        },
         serve,
     },
     settings::{Layer, Settings},
+    verify::Examined,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -135,6 +138,9 @@ async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
             seen.lock().await.push(Seen::Remove(request, by));
             reply.send(outcomes).expect("the server waits");
         }
+        Command::Examine { text, reply } => {
+            reply.send(Examined::Other(verification(&text))).expect("the server waits");
+        }
         Command::Status { fresh: _, reply } => reply.send(status()).expect("the server waits"),
     }
 }
@@ -146,7 +152,13 @@ fn outcomes(uids: &[String], codes: &str) -> Outcomes {
         let message = format!("pod {query}: {code:?}");
         Outcome { query: query.clone(), uid: None, pod: None, code, message, open: Vec::new(), enforced_after_us: None }
     };
-    Outcomes { results: uids.iter().map(outcome).collect() }
+    Outcomes { results: uids.iter().map(outcome).collect(), verifications: Vec::new() }
+}
+
+fn verification(text: &str) -> Verification {
+    let message = format!("pod {text} is not isolated");
+    let (query, code) = (text.to_owned(), Code::NoSuchPod);
+    Verification { query, uid: None, code, message, proofs: Vec::new(), open: Vec::new() }
 }
 
 fn status() -> Status {
