@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isolate_common::{Direction, Policy};
+use isolate_common::{Ask, Direction, Policy};
 
 use crate::{
     inventory::{CgroupId, IfIndex},
@@ -32,6 +32,10 @@ pub struct Observed {
     pub veth_links: BTreeMap<(IfIndex, Direction), LinkState>,
     /// Pinned links of the netdev hook. Whether another program runs first inside the pod is not looked at.
     pub netdev_links: BTreeMap<(NetdevKey, Direction), LinkState>,
+    /// Whether the kernel took the programs of the LSM hook.
+    pub has_lsm: bool,
+    /// Pinned links of the LSM hook.
+    pub lsm_links: BTreeMap<(CgroupId, Ask), LinkState>,
 }
 
 /// An interface inside a pod's namespace, and the slot that its programs were loaded for.

@@ -8,7 +8,7 @@ mod action;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isolate_common::{DIRECTIONS, Direction, Policy, gate_for};
+use isolate_common::{Ask, DIRECTIONS, Direction, Policy, gate_for};
 
 pub use self::action::{Action, CgroupPlace, NetdevPlace};
 use crate::{
@@ -110,10 +110,15 @@ impl View<'_> {
         if self.observed.cgroup_keys.get(&cgroup.id) != Some(&slot) {
             actions.push(Action::SetCgroupKey(cgroup.id, slot));
         }
+        let place = || CgroupPlace { id: cgroup.id, path: cgroup.path.clone() };
         for direction in DIRECTIONS {
             if self.observed.cgroup_links.get(&(cgroup.id, direction)) != Some(&LinkState::Holding) {
-                let place = CgroupPlace { id: cgroup.id, path: cgroup.path.clone() };
-                actions.push(Action::AttachCgroup(place, direction));
+                actions.push(Action::AttachCgroup(place(), direction));
+            }
+        }
+        for ask in Ask::ALL.into_iter().filter(|_| self.observed.has_lsm) {
+            if self.observed.lsm_links.get(&(cgroup.id, ask)) != Some(&LinkState::Holding) {
+                actions.push(Action::AttachLsm(place(), ask));
             }
         }
     }
@@ -202,19 +207,20 @@ impl View<'_> {
                 actions.push(Action::DropVethKey(*ifindex));
             }
         }
-        for ((id, direction), state) in &self.observed.cgroup_links {
+        let goes = |id: &CgroupId, state: &LinkState| {
             let owner = cgroups.get(id);
-            let goes = match state {
+            match state {
                 // Attaching anew replaces the pin.
                 LinkState::Defunct => !self.is_rekeyed(owner),
                 _ if kept.contains(id) || self.is_rekeyed(owner) => false,
                 // Without a key and a pod it cuts somebody whom nobody knows: not ours to let out.
                 _ => self.observed.cgroup_keys.contains_key(id) || owner.is_some(),
-            };
-            if goes {
-                actions.push(Action::DetachCgroup(*id, *direction));
             }
-        }
+        };
+        let links = self.observed.cgroup_links.iter().filter(|((id, _), state)| goes(id, state));
+        actions.extend(links.map(|((id, direction), _)| Action::DetachCgroup(*id, *direction)));
+        let links = self.observed.lsm_links.iter().filter(|((id, _), state)| goes(id, state));
+        actions.extend(links.map(|((id, ask), _)| Action::DetachLsm(*id, *ask)));
         self.release_netdevs(&wanted, &homes, actions);
         for slot in self.observed.policies.keys() {
             if !wanted.contains_key(slot) {

@@ -15,7 +15,7 @@ use crate::{
     pod::{PodName, PodUid},
     settings::Arm,
 };
-use isolate_common::{DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
+use isolate_common::{Ask, DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
 
 /// Why an unarmed pod could not be armed, where the kernel said so.
 pub type Unattachable = BTreeMap<IfIndex, String>;
@@ -51,6 +51,10 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
                 rows.push(hook, direction, "-", without_interfaces(pod));
             }
         }
+    }
+    for direction in DIRECTIONS {
+        let place = pod.cgroup.as_ref().map_or_else(|| "-".to_owned(), |cgroup| cgroup.path.display().to_string());
+        rows.push(Hook::Lsm, direction, &place, lsm_state(pod, direction, observed));
     }
     rows.0
 }
@@ -94,6 +98,20 @@ fn netdev_state(
         return missing("the interface was not there a moment ago");
     };
     link_state(observed.netdev_links.get(&(NetdevKey { slot, namespace, index }, direction)), None)
+}
+
+/// The worst of what the hook refuses in this direction.
+fn lsm_state(pod: &Pod, direction: Direction, observed: &Observed) -> (HookState, Option<String>) {
+    let without = |why: &str| (HookState::NotApplicable, Some(why.to_owned()));
+    let Some(cgroup) = &pod.cgroup else {
+        return without("the pod has no cgroup in the unified hierarchy (cgroup v1)");
+    };
+    if !observed.has_lsm {
+        return without("the kernel took no BPF LSM programs (`isolate-agent doctor` says why)");
+    }
+    let asks = Ask::ALL.into_iter().filter(|ask| ask.direction() == direction);
+    let mut states = asks.map(|ask| link_state(observed.lsm_links.get(&(cgroup.id, ask)), None));
+    states.find(|(state, _)| *state == HookState::Missing).unwrap_or((HookState::Holding, None))
 }
 
 fn cgroup_state(
@@ -142,6 +160,10 @@ fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, O
     }
 }
 
+/// What of packet sockets the LSM hook is not asked about.
+const RINGS: &str = "\
+a packet socket from before the cut is read through its mapped ring, and an AF_XDP one sends from its ring by poll(2)";
+
 /// What a pod with these hooks has left open; empty when it is fully covered.
 pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
     let mut open = Vec::new();
@@ -150,6 +172,10 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
         let leaves = match (status.hook.as_str(), status.direction.as_str()) {
             ("cgroup", "in") => "packets that reach its sockets other than through a veth, loopback included",
             ("cgroup", _) => "packets that its sockets send other than through a veth, loopback included",
+            ("lsm", "in") => "what its packet sockets receive past the other hooks",
+            ("lsm", _) => {
+                "packet sockets past the other hooks, and devices that CAP_NET_ADMIN makes in the node's namespace"
+            }
             ("netdev", _) if has_host_end => "frames that the CNI hands over past the host end (bpf_redirect_peer)",
             (_, "in") => "frames into it that reach no socket (ARP, packet sockets, answers of its kernel)",
             (_, _) => "frames out of it that no IP socket sends (ARP, packet sockets, answers of its kernel)",
@@ -157,20 +183,31 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
         let why = status.detail.as_deref().unwrap_or("it does not hold");
         open.push(format!("{} hook, {}, at {}: {why}; open: {leaves}", status.hook, status.direction, status.place));
     }
+    let refuses = |status: &HookStatus| status.hook == Hook::Lsm.name() && status.state == HookState::Holding;
+    let lsm_holds = hooks.iter().filter(|status| refuses(status)).count() == DIRECTIONS.len();
     for interface in pod.without_host_end() {
-        open.push(format!(
-            "interface {} ({}) has no host end: frames that a packet socket sends past the queueing layer \
-             (PACKET_QDISC_BYPASS, AF_XDP) pass no hook",
-            interface.name, interface.kind
-        ));
+        let (name, kind) = (&interface.name, &interface.kind);
+        open.push(if lsm_holds {
+            format!("interface {name} ({kind}) has no host end: {RINGS}")
+        } else {
+            format!(
+                "interface {name} ({kind}) has no host end: frames that a packet socket sends past the queueing layer \
+                 (PACKET_QDISC_BYPASS, AF_XDP) pass no hook, and one that receives sees frames before the hook does"
+            )
+        });
     }
     if pod.host_network {
-        open.push(
+        open.push(if lsm_holds {
+            format!(
+                "the pod uses the node's network: its IP sockets are cut, and packet sockets are refused; {RINGS}, and \
+                 a TUN device or a socket of another cgroup that a process has works on"
+            )
+        } else {
             "the pod uses the node's network: its IP sockets are cut, its packet sockets (AF_PACKET, AF_XDP) are not"
-                .to_owned(),
-        );
+                .to_owned()
+        });
     }
-    open.extend(power::open_ways(pod));
+    open.extend(power::open_ways(pod, lsm_holds));
     open
 }
 

@@ -2,7 +2,8 @@
 
 use crate::{DIRECTIONS, Direction, HOOKS, Hook};
 
-/// Packets and bytes (as `skb->len` has them: from the Ethernet header on the veth, from the IP header on the cgroup).
+/// Packets and bytes (as `skb->len` has them: from the Ethernet header on the veth, from the IP header on the cgroup). Of
+/// [`Hook::Lsm`]: refused calls, which have no length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counter {
@@ -37,7 +38,7 @@ impl SlotCounters {
     }
 }
 
-const _: () = assert!(size_of::<SlotCounters>() == 96);
+const _: () = assert!(size_of::<SlotCounters>() == 128);
 
 /// What can go wrong in a program. Each drops the packet of the pod concerned, and is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

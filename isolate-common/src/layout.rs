@@ -14,6 +14,8 @@ pub enum Hook {
     Veth = 1,
     /// tcx on an interface inside the pod's namespace: frames that pass no host end.
     Netdev = 2,
+    /// `lsm_cgroup` on the pod-level cgroup: what the pod's processes ask of the kernel that leads past the others.
+    Lsm = 3,
 }
 
 /// Which way a packet goes, seen from the pod.
@@ -27,7 +29,7 @@ pub enum Direction {
 }
 
 /// All hooks, in the order of their counters.
-pub const HOOKS: [Hook; 3] = [Hook::Cgroup, Hook::Veth, Hook::Netdev];
+pub const HOOKS: [Hook; 4] = [Hook::Cgroup, Hook::Veth, Hook::Netdev, Hook::Lsm];
 /// Both directions, in the order of their counters.
 pub const DIRECTIONS: [Direction; 2] = [Direction::In, Direction::Out];
 
@@ -38,6 +40,7 @@ impl Hook {
             Self::Cgroup => "cgroup",
             Self::Veth => "veth",
             Self::Netdev => "netdev",
+            Self::Lsm => "lsm",
         }
     }
 }

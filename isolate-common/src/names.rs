@@ -37,6 +37,14 @@ pub const GUARD: &str = "iso_guard";
 pub const PROBES: &str = "ISO_PROBES";
 /// Constant of the guard: the source address of the probes.
 pub const PROBE_SOURCE: &str = "ISO_SOURCE";
+/// `lsm_cgroup` on `socket_create`: refuses new packet sockets.
+pub const LSM_CREATE: &str = "iso_lsm_create";
+/// `lsm_cgroup` on `socket_sendmsg`: refuses to send on packet sockets.
+pub const LSM_SEND: &str = "iso_lsm_send";
+/// `lsm_cgroup` on `socket_recvmsg`: refuses to receive on packet sockets.
+pub const LSM_RECEIVE: &str = "iso_lsm_receive";
+/// `lsm_cgroup` on `capable`: refuses `CAP_NET_ADMIN`.
+pub const LSM_CAPABLE: &str = "iso_lsm_capable";
 /// Constant of the netdev programs: the slot of the one pod that this copy was loaded for. An ifindex means nothing
 /// outside its namespace, and a program is not told the namespace (tc has no `bpf_get_netns_cookie` before 6.15).
 pub const NETDEV_SLOT: &str = "ISO_SLOT";
@@ -45,11 +53,24 @@ pub const NETDEV_SLOT: &str = "ISO_SLOT";
 mod tests {
     use super::*;
 
+    const PROGRAMS: [&str; 11] = [
+        GUARD,
+        CGROUP_IN,
+        CGROUP_OUT,
+        VETH_IN,
+        VETH_OUT,
+        NETDEV_IN,
+        NETDEV_OUT,
+        LSM_CREATE,
+        LSM_SEND,
+        LSM_RECEIVE,
+        LSM_CAPABLE,
+    ];
+
     #[test]
     fn names_fit_the_kernel() {
         // BPF_OBJ_NAME_LEN is 16 with the terminating zero.
-        for name in MAPS.iter().chain(&[CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_OUT, GUARD, PROBES])
-        {
+        for name in MAPS.iter().chain(&PROGRAMS).chain(&[PROBES]) {
             assert!(name.len() <= 15, "{name} would be cut");
         }
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
     programs::SkBuffContext,
@@ -69,24 +69,41 @@ pub(crate) fn slot_of_ifindex(ifindex: u32) -> Attribution {
 /// The helper needs a full socket, which `cgroup_skb` guarantees (`__cgroup_bpf_run_filter_skb`, kernel/bpf/cgroup.c).
 #[inline(always)]
 pub(crate) fn slot_of_cgroup(ctx: &SkBuffContext) -> Attribution {
+    // SAFETY: the context is the program's own; any level is allowed, and one that does not exist reads 0.
+    match slot_of_ancestor(|level| unsafe { bpf_skb_ancestor_cgroup_id(ctx.as_ptr().cast(), level) }) {
+        Some(slot) => Attribution::Slot(slot),
+        None => {
+            // SAFETY: as above.
+            report(KernelError::CgroupWithoutKey, unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) });
+            Attribution::Unknown
+        }
+    }
+}
+
+/// The slot of the process that is running. None where it uses an isolated pod's socket and is of another cgroup.
+#[inline(always)]
+pub(crate) fn slot_of_process() -> Option<u32> {
+    // SAFETY: any level is allowed, and one that does not exist reads 0.
+    slot_of_ancestor(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+#[inline(always)]
+fn slot_of_ancestor(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
     let levels = gate();
     let mut level = 1;
     while level <= MAX_CGROUP_LEVEL {
         if levels & (1 << level) != 0 {
-            // SAFETY: the context is the program's own; any level is allowed, and one that does not exist reads 0.
-            let id = unsafe { bpf_skb_ancestor_cgroup_id(ctx.as_ptr().cast(), level.cast_signed()) };
+            let id = ancestor(level.cast_signed());
             if id == 0 {
                 break;
             }
             if let Some(slot) = read(ISO_CGROUP.get_ptr(id)) {
-                return Attribution::Slot(slot);
+                return Some(slot);
             }
         }
         level += 1;
     }
-    // SAFETY: as above.
-    report(KernelError::CgroupWithoutKey, unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) });
-    Attribution::Unknown
+    None
 }
 
 #[inline(always)]

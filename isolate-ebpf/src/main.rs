@@ -8,6 +8,7 @@
 
 mod guard;
 mod lookup;
+mod lsm;
 mod report;
 
 use aya_ebpf::{

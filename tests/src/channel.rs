@@ -176,9 +176,12 @@ fn raw(kind: Kind, from: &End<'_>, to: &End<'_>, family: Family, patience: Durat
 }
 
 fn frame(from: &End<'_>, to: &End<'_>, patience: Duration, build: impl Fn(&Mark) -> Vec<u8>) -> bool {
-    let receiver = to.process.packet(to.device, patience);
+    // An isolated pod may be refused the socket itself.
+    let Ok(receiver) = to.process.try_packet(to.device, patience) else { return false };
     datagram(&receiver, &Mark::new(), |mark| {
-        from.process.packet(from.device, patience).send(&build(mark));
+        if let Ok(sender) = from.process.try_packet(from.device, patience) {
+            sender.send(&build(mark));
+        }
     })
 }
 

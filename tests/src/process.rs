@@ -80,6 +80,12 @@ impl Process {
         self.made(&Request::Packet { device: device.to_owned(), timeout }).0
     }
 
+    /// The same, for a process that may be refused one.
+    pub fn try_packet(&self, device: &str, timeout: Duration) -> Result<Socket<'_>, Answer> {
+        let answer = self.call(&Request::Packet { device: device.to_owned(), timeout });
+        answer.handle.map(|handle| Socket { process: self, handle }).ok_or(answer)
+    }
+
     /// Has it make a socket, and what it said of it.
     pub fn made(&self, request: &Request) -> (Socket<'_>, Answer) {
         let answer = self.call(request);

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     mem::zeroed,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -14,8 +14,10 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{
-    BPF_F_BEFORE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type,
+use aya::Btf;
+use aya_obj::{
+    btf::BtfKind,
+    generated::{BPF_F_BEFORE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type},
 };
 
 use crate::{netdev, netns::Netns};
@@ -145,6 +147,32 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     // SAFETY: the kernel has filled this member in.
     Ok(unsafe { attr.test.retval })
+}
+
+/// Why this kernel takes no LSM programs for cgroups: what loading the smallest one gave. Attaches nothing.
+pub fn lsm_missing() -> Option<String> {
+    let load = || {
+        let btf = Btf::from_sys_fs().map_err(io::Error::other)?;
+        let hook = btf.id_by_type_name_kind("bpf_lsm_socket_create", BtfKind::Func).map_err(io::Error::other)?;
+        let mut attr = none();
+        // SAFETY: this command reads this member of the union; each field is a plain integer.
+        let load = unsafe { &mut attr.__bindgen_anon_3 };
+        let program = [put(0, 1), EXIT];
+        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_LSM as u32;
+        load.expected_attach_type = bpf_attach_type::BPF_LSM_CGROUP as u32;
+        load.attach_btf_id = hook;
+        load.insns = program.as_ptr() as u64;
+        load.insn_cnt = program.len().try_into().map_err(io::Error::other)?;
+        load.license = c"GPL".as_ptr() as u64;
+        new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
+    };
+    let active = fs::read_to_string("/sys/kernel/security/lsm").map(|list| list.contains("bpf"));
+    match (load(), active) {
+        // Such a kernel takes them and never runs them.
+        (Ok(_), Ok(false)) => Some("bpf is not among the active LSMs".to_owned()),
+        (Ok(_), _) => None,
+        (Err(error), _) => Some(error.to_string()),
+    }
 }
 
 fn none() -> bpf_attr {

@@ -7,6 +7,7 @@ use isolate_agent::{
     control::protocol::{Code, Outcome, Outcomes},
     desired::Store,
     doctor::{self, State},
+    enforce::lsm_refusal,
     inventory::{Inventory, InventoryError, Scanner, cri::Cri},
     pod::{PodQuery, PodUid, QueryError},
     preview::{self, Options, Preview, Subject},
@@ -114,6 +115,7 @@ struct Node {
     isolated: Vec<PodUid>,
     sources: Sources,
     obstacles: Vec<String>,
+    has_lsm: bool,
 }
 
 impl Node {
@@ -130,7 +132,7 @@ impl Node {
         let findings = doctor::examine(settings).await.findings;
         let failed = findings.into_iter().filter(|finding| finding.state == State::Fail);
         let obstacles = failed.map(|finding| format!("this node, {}: {}", finding.name, finding.meaning)).collect();
-        Ok(Self { scanner, inventory, names, isolated, sources, obstacles })
+        Ok(Self { scanner, inventory, names, isolated, sources, obstacles, has_lsm: lsm_refusal().is_none() })
     }
 
     fn find(&self, text: &str) -> Result<PodUid, PreviewError> {
@@ -164,6 +166,7 @@ impl Node {
             search: &search,
             options,
             obstacles: &self.obstacles,
+            has_lsm: self.has_lsm,
         };
         Ok(preview::look(&subject, Timestamp::now()))
     }

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, bpf};
 use crate::{
-    enforce::{has_clsact, has_tcx},
+    enforce::{has_clsact, has_tcx, lsm_refusal},
     settings::{Settings, VethHook},
 };
 
@@ -150,12 +150,13 @@ fn btf() -> Finding {
 
 fn lsm() -> Finding {
     const NAME: &str = "bpf-lsm";
-    match fs::read_to_string("/sys/kernel/security/lsm") {
-        Ok(list) if list.trim().split(',').any(|lsm| lsm == "bpf") => {
-            Finding::ok(NAME, "active", "not needed to isolate")
-        }
-        Ok(_) => Finding::ok(NAME, "not active", "not needed to isolate"),
-        Err(_unreadable) => Finding::ok(NAME, "unknown: securityfs is not mounted", "not needed to isolate"),
+    match lsm_refusal() {
+        None => Finding::ok(NAME, "can be loaded", "an isolated pod is refused packet sockets and CAP_NET_ADMIN"),
+        Some(why) => Finding::ok(
+            NAME,
+            format!("not in use: {why}"),
+            "not needed to isolate pods with host ends; the packet sockets of hostNetwork pods, macvlan and the like stay open",
+        ),
     }
 }
 

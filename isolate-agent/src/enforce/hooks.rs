@@ -1,6 +1,6 @@
 //! The hooks, wherever they hang: the seam between the planner's actions and the ways to attach to an interface.
 //!
-//! Cgroup hooks are pinned links. Those on interfaces are tcx links or clsact filters, as the mechanism in use says;
+//! Cgroup and LSM hooks are pinned links. Those on interfaces are tcx links or clsact filters, as the mechanism in use says;
 //! what the other mechanism has left is observed as well, replaced without a gap, and removed.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use isolate_common::{DIRECTIONS, Direction, Hook};
+use isolate_common::{Ask, DIRECTIONS, Direction, Hook};
 
 use super::{
     EnforceError, Mended,
@@ -122,6 +122,20 @@ impl Hooks {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         self.links.detach_cgroup(id, direction, observed)
+    }
+
+    pub(super) fn attach_lsm(
+        &mut self,
+        program: &OwnedFd,
+        place: &CgroupPlace,
+        ask: Ask,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        self.links.attach_lsm(program.as_fd(), place, ask, observed)
+    }
+
+    pub(super) fn detach_lsm(&mut self, id: CgroupId, ask: Ask, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.links.detach_lsm(id, ask, observed)
     }
 
     /// Leaves one hook of the mechanism in use, and then none of the other: at no time is there none.

@@ -13,9 +13,9 @@ use std::{
 };
 
 use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_TCX_EGRESS, BPF_TCX_INGRESS,
+    self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_LSM_CGROUP, BPF_TCX_EGRESS, BPF_TCX_INGRESS,
 };
-use isolate_common::{DIRECTIONS, Direction, Hook};
+use isolate_common::{Ask, DIRECTIONS, Direction, Hook};
 use rustix::process::{Resource, getrlimit};
 
 use super::{
@@ -49,6 +49,7 @@ pub(super) enum Pin {
     Cgroup(CgroupId),
     Veth(IfIndex),
     Netdev(NetdevKey),
+    Lsm(CgroupId, Ask),
 }
 
 impl Pin {
@@ -57,13 +58,14 @@ impl Pin {
             Self::Cgroup(_) => Hook::Cgroup,
             Self::Veth(_) => Hook::Veth,
             Self::Netdev(_) => Hook::Netdev,
+            Self::Lsm(..) => Hook::Lsm,
         }
     }
 
     /// The slot that it is keyed to.
     fn slot(self, known: &Observed) -> Option<Slot> {
         match self {
-            Self::Cgroup(id) => known.cgroup_keys.get(&id).copied(),
+            Self::Cgroup(id) | Self::Lsm(id, _) => known.cgroup_keys.get(&id).copied(),
             Self::Veth(ifindex) => known.veth_keys.get(&ifindex).copied(),
             Self::Netdev(key) => Some(key.slot),
         }
@@ -75,6 +77,7 @@ impl Pin {
             Self::Cgroup(id) => observed.cgroup_links.get(&(id, direction)).copied(),
             Self::Veth(ifindex) => observed.veth_links.get(&(ifindex, direction)).copied(),
             Self::Netdev(key) => observed.netdev_links.get(&(key, direction)).copied(),
+            Self::Lsm(id, ask) => observed.lsm_links.get(&(id, ask)).copied(),
         }
     }
 
@@ -87,6 +90,7 @@ impl Pin {
             Self::Netdev(NetdevKey { slot: Slot(slot), namespace, index }) => {
                 format!("netdev-{slot}-{namespace}-{index}-{direction}")
             }
+            Self::Lsm(CgroupId(id), ask) => format!("lsm-{id}-{}-{direction}", ask.name()),
         }
     }
 
@@ -101,6 +105,10 @@ impl Pin {
                 namespace: namespace.parse().ok()?,
                 index: index.parse().ok()?,
             }),
+            ["lsm", id, ask] => {
+                let ask = Ask::ALL.into_iter().find(|known| known.name() == *ask)?;
+                (ask.direction() == direction).then_some(Self::Lsm(CgroupId(id.parse().ok()?), ask))?
+            }
             _ => return None,
         };
         Some((pin, direction))
@@ -113,6 +121,7 @@ const fn attach_type(hook: Hook, direction: Direction) -> bpf_attach_type {
         (Hook::Cgroup, Direction::In) => BPF_CGROUP_INET_INGRESS,
         (Hook::Cgroup, Direction::Out) => BPF_CGROUP_INET_EGRESS,
         (Hook::Veth, Direction::In) | (Hook::Netdev, Direction::Out) => BPF_TCX_EGRESS,
+        (Hook::Lsm, _) => BPF_LSM_CGROUP,
         (Hook::Veth, Direction::Out) | (Hook::Netdev, Direction::In) => BPF_TCX_INGRESS,
     }
 }
@@ -194,10 +203,7 @@ impl Links {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         let mut attach = || {
-            let directory = File::open(&place.path)?;
-            if directory.metadata()?.ino() != place.id.0 {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the cgroup was replaced by another"));
-            }
+            let directory = open_cgroup(place)?;
             let target = Target::Cgroup(directory.as_fd());
             let program = programs.cgroup(direction).fd.as_fd();
             let link = sys::link_create(program, target, attach_type(Hook::Cgroup, direction))?;
@@ -207,6 +213,26 @@ impl Links {
             |source| EnforceError::Attach { hook: Hook::Cgroup, place: place.path.display().to_string(), source };
         attach().map_err(named)?;
         note(observed, Pin::Cgroup(place.id), direction, Some(LinkState::Holding));
+        Ok(())
+    }
+
+    pub(super) fn attach_lsm(
+        &mut self,
+        program: BorrowedFd<'_>,
+        place: &CgroupPlace,
+        ask: Ask,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let pin = Pin::Lsm(place.id, ask);
+        open_cgroup(place)
+            .and_then(|directory| sys::link_create(program, Target::Cgroup(directory.as_fd()), BPF_LSM_CGROUP))
+            .and_then(|link| self.pin(link, pin, ask.direction()))
+            .map_err(|source| EnforceError::Attach {
+                hook: Hook::Lsm,
+                place: format!("{} ({})", place.path.display(), ask.lsm_hook()),
+                source,
+            })?;
+        note(observed, pin, ask.direction(), Some(LinkState::Holding));
         Ok(())
     }
 
@@ -251,6 +277,10 @@ impl Links {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         self.detach(Pin::Cgroup(id), direction, observed)
+    }
+
+    pub(super) fn detach_lsm(&mut self, id: CgroupId, ask: Ask, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.detach(Pin::Lsm(id, ask), ask.direction(), observed)
     }
 
     pub(super) fn detach_veth(
@@ -375,6 +405,17 @@ pub(super) fn note(observed: &mut Observed, pin: Pin, direction: Direction, stat
         Pin::Cgroup(id) => set(&mut observed.cgroup_links, (id, direction), state),
         Pin::Veth(ifindex) => set(&mut observed.veth_links, (ifindex, direction), state),
         Pin::Netdev(key) => set(&mut observed.netdev_links, (key, direction), state),
+        Pin::Lsm(id, ask) => set(&mut observed.lsm_links, (id, ask), state),
+    }
+}
+
+/// The directory of a cgroup, if it is still the one that was meant.
+fn open_cgroup(place: &CgroupPlace) -> io::Result<File> {
+    let directory = File::open(&place.path)?;
+    if directory.metadata()?.ino() == place.id.0 {
+        Ok(directory)
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, "the cgroup was replaced by another"))
     }
 }
 
@@ -388,14 +429,14 @@ pub(super) fn unpin(path: &Path) -> io::Result<()> {
 fn state(link: BorrowedFd<'_>, pin: Pin, direction: Direction, programs: &mut Programs) -> io::Result<LinkState> {
     let facts = sys::link_facts(link)?;
     let attached = match (pin, facts.place) {
-        (Pin::Cgroup(CgroupId(id)), Place::Cgroup(found)) => id == found,
+        (Pin::Cgroup(CgroupId(id)) | Pin::Lsm(CgroupId(id), _), Place::Cgroup(found)) => id == found,
         (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found)) => index == found,
         _ => false,
     };
     match pin {
         _ if !attached || !programs.are_ours(facts.program) => Ok(LinkState::Defunct),
         Pin::Veth(IfIndex(index)) => chain_state(index, facts.program, direction),
-        Pin::Cgroup(_) | Pin::Netdev(_) => Ok(LinkState::Holding),
+        Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Lsm(..) => Ok(LinkState::Holding),
     }
 }
 
@@ -423,7 +464,13 @@ mod tests {
                 assert!(!name.contains('.'));
             }
         }
-        for stranger in ["veth-1", "veth-x-in", "lo-1-in", "veth-1-up", "veth-1-in-2", "netdev-1-2-in", ""] {
+        for ask in Ask::ALL {
+            let pin = Pin::Lsm(CgroupId(77), ask);
+            assert_eq!(Pin::read(&pin.name(ask.direction())), Some((pin, ask.direction())));
+        }
+        for stranger in
+            ["veth-1", "veth-x-in", "lo-1-in", "veth-1-up", "veth-1-in-2", "netdev-1-2-in", "lsm-1-send-in", ""]
+        {
             assert_eq!(Pin::read(stranger), None, "{stranger}");
         }
     }

@@ -35,6 +35,7 @@ pub use self::{
     guard::{Guard, Post, Standing},
     log::KernelLog,
     mechanism::{Mechanism, has_clsact, has_tcx},
+    object::lsm_refusal,
 };
 use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, object::Programs};
 use crate::{
@@ -50,6 +51,9 @@ pub enum EnforceError {
     /// The binary was built without the BPF programs.
     #[error("this binary was built without the BPF programs; build it with `cargo xtask build`")]
     NoObject,
+    /// The kernel took no LSM programs.
+    #[error("the LSM programs are not loaded")]
+    NoLsm,
     /// There is no BPF file system to pin to.
     #[error(
         "cannot use {path} as a folder on a BPF file system: {source}; mount one (`mount -t bpf bpf /sys/fs/bpf`) or set --bpffs"
@@ -258,6 +262,7 @@ impl Enforcer {
     /// What the kernel holds of ours.
     pub fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = self.maps.observe()?;
+        observed.has_lsm = self.programs.has_lsm();
         self.hooks.observe(&mut self.programs, &mut observed)?;
         Ok(observed)
     }
@@ -292,6 +297,11 @@ impl Enforcer {
             Action::DetachVeth(ifindex, direction) => {
                 self.hooks.detach_veth(&self.programs, *ifindex, *direction, observed)
             }
+            Action::AttachLsm(place, ask) => {
+                let program = self.programs.lsm(*ask).ok_or(EnforceError::NoLsm)?;
+                self.hooks.attach_lsm(&program.fd, place, *ask, observed)
+            }
+            Action::DetachLsm(id, ask) => self.hooks.detach_lsm(*id, *ask, observed),
             Action::DropCgroupKey(id) => self.maps.drop_cgroup_key(*id, observed),
             Action::DropVethKey(ifindex) => self.maps.drop_veth_key(*ifindex, observed),
             Action::Vacate(slot) => self.maps.vacate(*slot, observed),

@@ -7,19 +7,19 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::symlink,
     },
     path::{Path, PathBuf},
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     maps::MapInfo,
     programs::{Program, ProgramInfo},
 };
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
-use isolate_common::{Direction, KernelError, names};
+use isolate_common::{Ask, Direction, KernelError, names};
 
 use super::{
     EnforceError, Mended,
@@ -70,6 +70,7 @@ pub(super) fn install(folder: &Path, max_isolated: u32, older: Option<&Path>) ->
         let program = load_program(&mut object, name)?;
         sys::obj_pin(program.as_fd(), &path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
     }
+    install_lsm(&mut object, &draft)?;
     note(&draft)?;
     fault::after("draft made");
     if let Some(older) = older {
@@ -113,18 +114,71 @@ pub(super) fn replace(folder: &Path, maps: &Maps) -> Result<(), EnforceError> {
     let mut object = load(&mut loader)?;
     for name in PINNED {
         let program = load_program(&mut object, name)?;
-        let path = pins::program(folder, name);
-        let next = pins::program(folder, &(name.to_owned() + NEXT));
-        let pinned = unpin(&next).and_then(|()| sys::obj_pin(program.as_fd(), &next));
-        let pinned = pinned.and_then(|()| fs::rename(&next, &path));
-        pinned.map_err(|source| EnforceError::Pin { step: "make", path, source })?;
-        fault::after("program pinned");
+        pin_over(folder, name, program.as_fd())?;
     }
+    install_lsm(&mut object, folder)?;
     // aya makes and pins a new map where it finds no pin: such a program would know of no isolation.
     if let Some((path, _)) = maps.unpinned(folder).next() {
         return Err(load_error(format!("{} was removed a moment ago", path.display())));
     }
     Ok(())
+}
+
+/// Pins a program in the place of one that may be pinned already.
+fn pin_over(folder: &Path, name: &str, program: BorrowedFd<'_>) -> Result<(), EnforceError> {
+    let path = pins::program(folder, name);
+    let next = pins::program(folder, &(name.to_owned() + NEXT));
+    let pinned = unpin(&next).and_then(|()| sys::obj_pin(program, &next)).and_then(|()| fs::rename(&next, &path));
+    pinned.map_err(|source| EnforceError::Pin { step: "make", path, source })?;
+    fault::after("program pinned");
+    Ok(())
+}
+
+/// Loads and pins the LSM programs, all or none: the rest of the product works without them.
+fn install_lsm(object: &mut Ebpf, folder: &Path) -> Result<(), EnforceError> {
+    if !is_lsm_active() {
+        tracing::info!("no LSM hook: bpf is not among the active LSMs");
+        return Ok(());
+    }
+    let loaded = Btf::from_sys_fs().map_err(load_error).and_then(|btf| {
+        let load = |ask: Ask| Ok((ask, load_lsm(object, ask, &btf)?));
+        Ask::ALL.into_iter().map(load).collect::<Result<Vec<_>, EnforceError>>()
+    });
+    let loaded = loaded.unwrap_or_else(|error| {
+        tracing::info!(%error, "no LSM hook: packet sockets and CAP_NET_ADMIN of isolated pods are not refused");
+        Vec::new()
+    });
+    loaded.into_iter().try_for_each(|(ask, program)| pin_over(folder, ask.program(), program.as_fd()))
+}
+
+/// Why the kernel takes no LSM programs, or takes them and never runs them. Attaches nothing.
+pub fn lsm_refusal() -> Option<String> {
+    // The verifier's words, which may be many, come after the first line.
+    let text = |error: EnforceError| {
+        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        cause.split(". Verifier output").next().unwrap_or_default().to_owned()
+    };
+    let load = || {
+        let mut object = load(&mut EbpfLoader::new())?;
+        let btf = Btf::from_sys_fs().map_err(load_error)?;
+        Ask::ALL.into_iter().try_for_each(|ask| load_lsm(&mut object, ask, &btf).map(drop))
+    };
+    if is_lsm_active() { load().err().map(text) } else { Some("bpf is not among the active LSMs".to_owned()) }
+}
+
+/// Whether BPF is among the LSMs that the kernel asks. Where the list cannot be read, loading must tell.
+fn is_lsm_active() -> bool {
+    fs::read_to_string("/sys/kernel/security/lsm").map_or(true, |list| list.trim().split(',').any(|lsm| lsm == "bpf"))
+}
+
+fn load_lsm(object: &mut Ebpf, ask: Ask, btf: &Btf) -> Result<OwnedFd, EnforceError> {
+    let name = ask.program();
+    let Some(Program::LsmCgroup(program)) = object.program_mut(name) else {
+        return Err(load_error(format!("the object has no LSM program {name}")));
+    };
+    program.load(ask.lsm_hook(), btf).map_err(load_error)?;
+    let fd = program.fd().map_err(load_error)?;
+    fd.as_fd().try_clone_to_owned().map_err(load_error)
 }
 
 /// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`.
@@ -210,6 +264,8 @@ pub(super) struct Programs {
     /// By direction, as all of these.
     cgroup: [PinnedProgram; 2],
     veth: [PinnedProgram; 2],
+    /// By [`Ask`]; none where the kernel did not take them.
+    lsm: Vec<PinnedProgram>,
     policy_map: u32,
     /// Ids of programs that use our policy map: the pinned ones and copies of them.
     ours: BTreeSet<u32>,
@@ -227,7 +283,10 @@ impl Programs {
     /// Opens the pins and makes sure that these programs use these maps.
     pub(super) fn open(folder: &Path, maps: &Maps) -> Result<Self, EnforceError> {
         let open = |name| PinnedProgram::open(folder, name, maps);
+        let has_lsm = Ask::ALL.iter().all(|ask| pins::program(folder, ask.program()).exists());
+        let lsm = Ask::ALL.iter().filter(|_| has_lsm).map(|ask| open(ask.program())).collect::<Result<_, _>>()?;
         Ok(Self {
+            lsm,
             cgroup: [open(names::CGROUP_IN)?, open(names::CGROUP_OUT)?],
             veth: [open(names::VETH_IN)?, open(names::VETH_OUT)?],
             policy_map: maps.policy_id(),
@@ -245,13 +304,24 @@ impl Programs {
         &self.veth[direction as usize]
     }
 
+    /// The LSM hook's program.
+    pub(super) fn lsm(&self, ask: Ask) -> Option<&PinnedProgram> {
+        self.lsm.iter().find(|program| program.name == ask.program())
+    }
+
+    /// Whether the kernel took the LSM hook's programs.
+    pub(super) fn has_lsm(&self) -> bool {
+        !self.lsm.is_empty()
+    }
+
     /// Whether a loaded program decides by our policies. Ids are not given out twice.
     pub(super) fn are_ours(&mut self, id: u32) -> bool {
         let uses_ours = || {
             let program = sys::program_by_id(id).ok()?;
             Some(sys::program_facts(program.as_fd()).ok()?.maps.contains(&self.policy_map))
         };
-        if self.ours.contains(&id) {
+        // The LSM programs have no use for a policy.
+        if self.ours.contains(&id) || self.lsm.iter().any(|program| program.id == id) {
             return true;
         }
         let ours = uses_ours().unwrap_or(false);
@@ -264,7 +334,7 @@ impl Programs {
     /// Pins again what has no pin any more.
     pub(super) fn mend(&self, folder: &Path) -> Result<Vec<Mended>, EnforceError> {
         let mut mended = Vec::new();
-        for program in self.cgroup.iter().chain(&self.veth) {
+        for program in self.cgroup.iter().chain(&self.veth).chain(&self.lsm) {
             let path = pins::program(folder, program.name);
             if !ProgramInfo::from_pin(&path).is_ok_and(|info| info.id() == program.id) {
                 mended.push(pins::again(program.fd.as_fd(), path)?);

@@ -149,11 +149,13 @@ impl Enforcer {
             let unknown = || older(io::Error::other("it is a hook that this agent does not know"));
             let (pin, direction) = Pin::read(&name).ok_or_else(unknown)?;
             let program = match pin {
-                Pin::Cgroup(_) => self.programs.cgroup(direction).fd.as_fd(),
-                Pin::Veth(_) => self.programs.veth(direction).fd.as_fd(),
-                Pin::Netdev(key) => self.netdev.of(&self.maps, key.slot, direction)?.as_fd(),
+                // It refuses whatever its maps say; the next pass puts this agent's in its place.
+                Pin::Lsm(..) => None,
+                Pin::Cgroup(_) => Some(self.programs.cgroup(direction).fd.as_fd()),
+                Pin::Veth(_) => Some(self.programs.veth(direction).fd.as_fd()),
+                Pin::Netdev(key) => Some(self.netdev.of(&self.maps, key.slot, direction)?.as_fd()),
             };
-            let updated = match sys::link_update(link.as_fd(), program) {
+            let updated = match program.map_or(Ok(()), |program| sys::link_update(link.as_fd(), program)) {
                 // It is in this chain already, through a link whose pin is gone.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     sys::link_update(link.as_fd(), VethCopies::default().of(&self.maps, direction, true)?.as_fd())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isolate_common::{DIRECTIONS, GATE_SHUT, Policy, PolicyFlags};
+use isolate_common::{Ask, DIRECTIONS, GATE_SHUT, Policy, PolicyFlags};
 use proptest::prelude::*;
 
 use super::*;
@@ -86,6 +86,12 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         }
         Action::DetachNetdev(key, direction) => {
             kernel.netdev_links.remove(&(*key, *direction));
+        }
+        Action::AttachLsm(place, ask) => {
+            kernel.lsm_links.insert((place.id, *ask), LinkState::Holding);
+        }
+        Action::DetachLsm(id, ask) => {
+            kernel.lsm_links.remove(&(*id, *ask));
         }
         Action::DetachVeth(ifindex, direction) => {
             kernel.veth_links.remove(&(*ifindex, *direction));
@@ -179,6 +185,13 @@ fn links<K: Ord + Clone + std::fmt::Debug>(
     proptest::collection::btree_map((keys, direction), state, 0..12)
 }
 
+/// The links of the LSM hook that are asked in a direction.
+fn asks(
+    ((id, direction), state): ((CgroupId, Direction), LinkState),
+) -> impl Iterator<Item = ((CgroupId, Ask), LinkState)> {
+    Ask::ALL.into_iter().filter(move |ask| ask.direction() == direction).map(move |ask| ((id, ask), state))
+}
+
 fn cgroup_ids() -> impl Strategy<Value = CgroupId> {
     (0..2_u64, 0..u64::from(PODS)).prop_map(|(generation, pod)| CgroupId(100 + 100 * generation + pod))
 }
@@ -193,6 +206,8 @@ prop_compose! {
         veth_keys in proptest::collection::btree_map(10..18_u32, 0..8_u32, 0..6),
         cgroup_links in links(cgroup_ids()),
         veth_links in links((10..18_u32).prop_map(IfIndex)),
+        has_lsm in any::<bool>(),
+        lsm_links in links(cgroup_ids()),
         netdev_links in links((0..7_u32, 110..118_u32).prop_map(|(slot, index)| {
             NetdevKey { slot: Slot(slot), namespace: 7, index }
         })),
@@ -209,6 +224,8 @@ prop_compose! {
             cgroup_links,
             veth_links,
             netdev_links,
+            has_lsm,
+            lsm_links: lsm_links.into_iter().flat_map(asks).collect(),
         }
     }
 }
@@ -259,6 +276,10 @@ proptest! {
                 if let Some(cgroup) = &pod.cgroup {
                     prop_assert_eq!(node.kernel.cgroup_keys.get(&cgroup.id), Some(&slots[uid]));
                     prop_assert!(cgroup_is_cut(&node.kernel, cgroup.id, direction));
+                    let asks = Ask::ALL.into_iter().filter(|_| node.kernel.has_lsm);
+                    for ask in asks {
+                        prop_assert_eq!(node.kernel.lsm_links.get(&(cgroup.id, ask)), Some(&LinkState::Holding));
+                    }
                     let level = cgroup.level.unwrap_or(1);
                     prop_assert!(level > isolate_common::MAX_CGROUP_LEVEL || node.kernel.gate & (1 << level) != 0);
                 }
@@ -289,6 +310,10 @@ proptest! {
             prop_assert!(!node.is_home(&owns) || kept, "{:?}", ifindex);
         }
         for ((id, _), _) in node.kernel.cgroup_links.iter().filter(|(_, state)| state.is_live()) {
+            let owns = owns_cgroup(*id);
+            prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", id);
+        }
+        for ((id, _), _) in node.kernel.lsm_links.iter().filter(|(_, state)| state.is_live()) {
             let owns = owns_cgroup(*id);
             prop_assert!(!node.owned(&owns) || node.desired_owner(&owns), "{:?}", id);
         }
@@ -409,7 +434,7 @@ proptest! {
             let allowed = match action {
                 Action::SetPolicy { policy, .. } => chosen.contains(&uid_of(policy)),
                 Action::SetCgroupKey(id, _) => mine(&owns_cgroup(*id)),
-                Action::AttachCgroup(place, _) => mine(&owns_cgroup(place.id)),
+                Action::AttachCgroup(place, _) | Action::AttachLsm(place, _) => mine(&owns_cgroup(place.id)),
                 Action::SetVethKey(ifindex, _) => mine(&owns_veth(*ifindex)),
                 Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
                 Action::AttachNetdev(place, _) => {

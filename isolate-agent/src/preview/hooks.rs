@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isolate_common::{DIRECTIONS, Policy};
+use isolate_common::{Ask, DIRECTIONS, Policy};
 
 use crate::{
     control::protocol::HookStatus,
@@ -16,9 +16,9 @@ use crate::{
 const SLOT: Slot = Slot(1);
 
 /// Every hook of the pod as it will be, and what that leaves open. `unattachable` is what the kernel refused already.
-pub(super) fn foresee(pod: &Pod, unattachable: &Unattachable) -> (Vec<HookStatus>, Vec<String>) {
+pub(super) fn foresee(pod: &Pod, has_lsm: bool, unattachable: &Unattachable) -> (Vec<HookStatus>, Vec<String>) {
     let policy = Policy { uid: pod.uid.bytes(), in_use: 1, ..Policy::default() };
-    let mut will_be = Observed { policies: BTreeMap::from([(SLOT, policy)]), ..Observed::default() };
+    let mut will_be = Observed { policies: BTreeMap::from([(SLOT, policy)]), has_lsm, ..Observed::default() };
     for direction in DIRECTIONS {
         if let Some(cgroup) = &pod.cgroup {
             will_be.cgroup_keys.insert(cgroup.id, SLOT);
@@ -30,6 +30,9 @@ pub(super) fn foresee(pod: &Pod, unattachable: &Unattachable) -> (Vec<HookStatus
                 will_be.veth_links.insert((veth.ifindex, direction), LinkState::Holding);
             }
         }
+    }
+    if let Some(cgroup) = &pod.cgroup {
+        will_be.lsm_links.extend(Ask::ALL.map(|ask| ((cgroup.id, ask), LinkState::Holding)));
     }
     for interface in &pod.interfaces {
         for direction in netdev_directions(interface) {

@@ -47,13 +47,15 @@ pub struct Subject<'a> {
     pub options: &'a Options,
     /// What stands in the way of the hooks on this node, as far as it is known.
     pub obstacles: &'a [String],
+    /// Whether this node's kernel takes the LSM hook.
+    pub has_lsm: bool,
 }
 
 /// Says what isolating the pod will do. Reads procfs: may take some milliseconds, for a pod of many sockets some 100.
 pub fn look(subject: &Subject<'_>, now: Timestamp) -> Preview {
-    let Subject { uid, pod, isolated, search, options, obstacles } = subject;
+    let Subject { uid, pod, isolated, search, options, obstacles, has_lsm } = subject;
     let processes = pod.map(PodProcesses::of);
-    let (hooks, mut open) = pod.map(|pod| hooks::foresee(pod, &Unattachable::new())).unwrap_or_default();
+    let (hooks, mut open) = pod.map(|pod| hooks::foresee(pod, *has_lsm, &Unattachable::new())).unwrap_or_default();
     open.extend(obstacles.iter().cloned());
     let spec = search.found.as_ref().map(|found| &found.spec);
     let age_at_least = processes.as_ref().map_or(0, PodProcesses::age_secs);

@@ -135,7 +135,7 @@ fn preview(name: &str, options: &Options, change: impl FnOnce(&mut Search)) -> P
     let mut search = search(name);
     change(&mut search);
     let uid = UID.parse().expect("a UID");
-    let subject = Subject { uid, pod: None, isolated: false, search: &search, options, obstacles: &[] };
+    let subject = Subject { uid, pod: None, isolated: false, search: &search, options, obstacles: &[], has_lsm: false };
     look(&subject, at(1000))
 }
 
@@ -223,7 +223,8 @@ fn without_a_specification_it_says_how_to_give_one() {
     let search = Search { failed: vec!["kubelet did not answer".to_owned()], ..Search::default() };
     let uid = UID.parse().expect("a UID");
     let options = Options::default();
-    let subject = Subject { uid, pod: None, isolated: true, search: &search, options: &options, obstacles: &[] };
+    let subject =
+        Subject { uid, pod: None, isolated: true, search: &search, options: &options, obstacles: &[], has_lsm: false };
     let preview = look(&subject, at(0));
     assert!(preview.containers.is_empty() && preview.pod.isolated && !preview.pod.present);
     assert_says(&preview.unknown, "kubelet did not answer");

@@ -41,8 +41,10 @@ impl Engine {
                 "pod {uid} is not on this node now: there is nothing to send probes to. It is isolated as soon as it is here"
             )
         };
-        let Some(known) = self.inventory.pods.get(&uid) else { return other(Code::PartlyCovered, absent()) };
-        let mut seen = match self.scanner.pod(known).await {
+        if !self.inventory.pods.contains_key(&uid) {
+            return other(Code::PartlyCovered, absent());
+        }
+        let mut seen = match self.scanner.pod(uid).await {
             Ok(Some(pod)) => Inventory { pods: [(uid, pod)].into() },
             Ok(None) => return other(Code::PartlyCovered, absent()),
             Err(error) => {

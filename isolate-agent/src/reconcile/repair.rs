@@ -58,6 +58,11 @@ impl Before<'_> {
                 let fate = fate(known.cgroup_links.get(&key), found.cgroup_links.get(&key))?;
                 hook(known.cgroup_keys.get(&place.id), Hook::Cgroup, fate, &place.path.display().to_string())
             }
+            Action::AttachLsm(place, ask) => {
+                let key = (place.id, *ask);
+                let fate = fate(known.lsm_links.get(&key), found.lsm_links.get(&key))?;
+                hook(known.cgroup_keys.get(&place.id), Hook::Lsm, fate, &place.path.display().to_string())
+            }
             Action::AttachVeth(veth, direction) => {
                 let key = (veth.ifindex, *direction);
                 let fate = fate(known.veth_links.get(&key), found.veth_links.get(&key))?;

@@ -2,8 +2,8 @@
 
 use crate::inventory::{Pod, Power};
 
-/// What stays open because of that.
-pub(super) fn open_ways(pod: &Pod) -> Vec<String> {
+/// What stays open because of that. Where the LSM hook holds, `CAP_NET_ADMIN` is refused to an isolated pod.
+pub(super) fn open_ways(pod: &Pod, lsm_holds: bool) -> Vec<String> {
     let Some(powers) = &pod.powers else {
         return vec![
             "what the pod's processes are allowed could not be looked at: they may have ways past the hooks".to_owned(),
@@ -16,7 +16,7 @@ pub(super) fn open_ways(pod: &Pod) -> Vec<String> {
         },
     );
     let way = |(power, pid): (&Power, &i32)| format!("process {pid} {}; to close it: {remedy}", can(*power));
-    powers.iter().map(way).collect()
+    powers.iter().filter(|(power, _)| !(lsm_holds && **power == Power::NetAdmin)).map(way).collect()
 }
 
 const fn can(power: Power) -> &'static str {

@@ -92,7 +92,7 @@ impl Cut {
 
 /// The exit code and the status must say what the suite is about to find.
 fn isolate(scene: &Scene, setting: Setting) {
-    let partly = known::PARTLY_COVERED.contains(&setting);
+    let partly = known::is_partly_covered(setting);
     let added = scene.agent.run(&["add", scene.web.uid()]).expect(if partly { 5 } else { 0 });
     let coverage = &scene.agent.isolation(scene.web.uid())["coverage"];
     assert_eq!(coverage, if partly { "partial" } else { "full" }, "{}", added.text());

@@ -6,7 +6,7 @@ use isolate_tests::{
     frame::{ARP, EXPERIMENT, Mac, Mark, arp_request, ethernet},
     netdev,
     packet::{IPV4, IPV6, UDP, icmpv6, ipv4, ipv4_with, ipv6, link_address, multicast_mac, udp},
-    wire::{Raw, Request, Ring},
+    wire::{Handle, Raw, Request, Ring},
 };
 
 use super::{
@@ -121,6 +121,11 @@ pub(super) fn experiment_on(s: &Stage, mark: &Mark, device: &str) -> Result<bool
 
 pub(super) fn qdisc_bypass(s: &Stage, mark: &Mark, device: &str) -> Result<bool, Halt> {
     let socket = s.make(&Request::Packet { device: device.to_owned(), timeout: s.patience() })?;
+    qdisc_bypass_from(s, mark, socket)
+}
+
+/// The same from a socket that is there already.
+pub(super) fn qdisc_bypass_from(s: &Stage, mark: &Mark, socket: Handle) -> Result<bool, Halt> {
     s.set(socket, libc::SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
     let data = ethernet(Mac::BROADCAST, s.victim().mac, EXPERIMENT, mark.bytes());
     s.raw(Raw::Send { socket, flags: 0, to: None, data })?;

@@ -87,8 +87,13 @@ fn document(columns: &[(Cut, Vec<Row>)]) -> String {
         }
     }
     line(format_args!("\n## What isolate-agent leaves open, and why\n"));
+    match known::lsm_missing() {
+        None => line(format_args!("This kernel has the LSM hook.\n")),
+        Some(why) => line(format_args!("This kernel has no LSM hook: {why}.\n")),
+    }
     for known in known::LEAKS {
-        line(format_args!("- {}: {}", known.channel, known.why));
+        let closed = if known.closed_by_lsm { " (where the LSM hook holds, this is closed)" } else { "" };
+        line(format_args!("- {}: {}{closed}", known.channel, known.why));
     }
     line(format_args!("\n## Not offered by this kernel\n"));
     for row in columns.first().into_iter().flat_map(|(_, rows)| rows) {

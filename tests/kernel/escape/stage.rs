@@ -65,6 +65,8 @@ pub(super) struct Old {
     pub(super) datagram: Handle,
     pub(super) outbound: [Handle; 2],
     pub(super) inbound: [Handle; 2],
+    /// A packet socket.
+    pub(super) packet: Handle,
 }
 
 impl Stage {
@@ -94,8 +96,7 @@ impl Stage {
         }
         let (attacker, programmer) = (scene.web.start_container(), scene.web.attacker(setting.with_bpf()));
         let stranger = Process::start(pod, &scene.node.service());
-        let family = if setting == Setting::V6Only { Family::V6 } else { Family::V4 };
-        let old = open_old(&scene, &attacker, family);
+        let old = open_old(&scene, &attacker, setting);
         let watchers = watchers(&scene, setting);
         let stage = Self {
             state: Cell::new(State::Healthy),
@@ -337,7 +338,8 @@ fn watchers(scene: &Scene, setting: Setting) -> Vec<Observer> {
     watchers
 }
 
-fn open_old(scene: &Scene, attacker: &Process, family: Family) -> Old {
+fn open_old(scene: &Scene, attacker: &Process, setting: Setting) -> Old {
+    let family = if setting == Setting::V6Only { Family::V6 } else { Family::V4 };
     let (victim, neighbour) = (scene.web.end(), scene.neighbour.end());
     let at = |end: &End<'_>, port| match family {
         Family::V4 => SocketAddr::new(end.v4.into(), port),
@@ -371,5 +373,7 @@ fn open_old(scene: &Scene, attacker: &Process, family: Family) -> Old {
     let datagram = socket(attacker, Kind::Udp);
     assert!(attacker.call(&Request::Connect(datagram, at(&neighbour, DISCARD))).is_ok(), "a datagram socket connects");
     // The attacker's end comes first in both.
-    Old { datagram, outbound, inbound: [server, client] }
+    let device = if setting == Setting::HostNetwork { "cni0" } else { "eth0" }.to_owned();
+    let packet = made(attacker, &Request::Packet { device, timeout: SILENCE });
+    Old { datagram, outbound, inbound: [server, client], packet }
 }

@@ -3,18 +3,18 @@
 use std::net::SocketAddr;
 
 use isolate_tests::{
-    frame::{EXPERIMENT, Mac, echo_request, ethernet},
+    frame::{EXPERIMENT, Mac, Mark, echo_request, ethernet},
     packet::{IPV4, ipv4},
     wire::{Family, Kind, Request},
 };
 
 use super::{
-    Escape, escape,
+    Escape, Halt, escape,
     inward::{command, connection, pinged, sniffed},
-    l2::{experiment, experiment_on, qdisc_bypass, sends},
+    l2::{experiment, experiment_on, qdisc_bypass, qdisc_bypass_from, sends},
     run::Setting::{HostNetwork, Ipvlan, Macvlan, Routed, TwoInterfaces, V6Only},
     sockets::{by_process, connect_and_send, datagram, scm_rights, tcp, v4, v6},
-    stage::{DISCARD, receives},
+    stage::{DISCARD, Stage, receives},
     tampering::tun,
 };
 
@@ -64,6 +64,10 @@ pub(super) const ALL: &[Escape] = &[
     escape(Macvlan, "macvlan: UDP over IPv6", |s, mark| datagram(s, mark, v6(s, DISCARD))),
     escape(Macvlan, "macvlan: frame", experiment),
     escape(Macvlan, "macvlan: frame past the queueing discipline", |s, mark| qdisc_bypass(s, mark, "eth0")),
+    escape(Macvlan, "macvlan: frame past the queueing discipline, from a socket of before", |s, mark| {
+        qdisc_bypass_from(s, mark, s.old.packet)
+    }),
+    escape(Macvlan, "macvlan: frame that a sniffer of before sees", sniffed_of_before),
     escape(Macvlan, "macvlan: a process of another cgroup", |s, mark| by_process(s, mark, &s.stranger)),
     escape(Macvlan, "macvlan: a socket of another cgroup, received by SCM_RIGHTS", scm_rights),
     escape(Macvlan, "macvlan: a TUN device, and the pod forwards", tun),
@@ -91,6 +95,17 @@ pub(super) const ALL: &[Escape] = &[
         let frame = ethernet(Mac::BROADCAST, s.neighbour().mac, EXPERIMENT, mark.bytes());
         s.sniffs("cni0", mark, || s.neighbour_sends(&frame))
     }),
+    escape(HostNetwork, "host network: frame from a packet socket of before", |s, mark| {
+        qdisc_bypass_from(s, mark, s.old.packet)
+    }),
+    escape(HostNetwork, "host network: frame that a sniffer of before sees", sniffed_of_before),
     escape(HostNetwork, "host network: a TUN device, and the node forwards", tun),
     escape(HostNetwork, "host network: a socket of another cgroup, received by SCM_RIGHTS", scm_rights),
 ];
+
+/// What a packet socket sees that was open all the time.
+#[expect(clippy::unnecessary_wraps, reason = "it has the form of a channel")]
+fn sniffed_of_before(s: &Stage, mark: &Mark) -> Result<bool, Halt> {
+    s.neighbour_sends(&ethernet(Mac::BROADCAST, s.neighbour().mac, EXPERIMENT, mark.bytes()));
+    Ok(isolate_tests::wait::happens_within(s.patience(), || receives(&s.attacker, s.old.packet, mark)))
+}
