@@ -104,13 +104,16 @@ pub(crate) struct Daemon {
 
 #[derive(Debug, Args)]
 pub(crate) struct Limit {
+    /// Cgroup directory that kubelet runs in; counts where no daemon runs [default: found from its process]
+    #[arg(long, value_name = "DIR", env = "ISOLATE_KUBELET_CGROUP", hide_env_values = true)]
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Pods that can be isolated at once, 1 to 65536; counts when the maps are made [default: 4096]
     #[arg(long, value_name = "PODS", env = "ISOLATE_MAX_ISOLATED", hide_env_values = true)]
     pub max_isolated: Option<u32>,
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub(crate) struct Add {
     /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
     #[arg(required = true, value_name = "POD")]
@@ -121,6 +124,18 @@ pub(crate) struct Add {
     /// Let the pod's own loopback traffic pass
     #[arg(long)]
     pub keep_loopback: bool,
+    /// Let kubelet's own probe connections pass, to the pod's probe ports; nothing else
+    #[arg(long)]
+    pub keep_probes: bool,
+    /// A TCP port that the pod's probes call; may be given several times
+    #[arg(long = "probe-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub probe_ports: Vec<u16>,
+    /// Keep the scene: --keep-probes and --keep-loopback
+    #[arg(long)]
+    pub preserve: bool,
+    /// Let the pod talk to these addresses: [in:|out:]CIDR[:PORT[/tcp|udp]]; may be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<String>,
     /// Release the pods after this time (2h, 30m, 1day 12h); the daemon does it
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "until")]
     pub lasting: Option<Duration>,
@@ -335,12 +350,15 @@ impl Cli {
                 arm: *arm,
                 log_format: *log_format,
                 retention: *retention,
+                kubelet_cgroup: limit.kubelet_cgroup.clone(),
                 max_isolated: limit.max_isolated,
                 ..places
             },
-            Verb::Add(Add { limit, specification, .. }) => {
-                specification.layer(Layer { max_isolated: limit.max_isolated, ..places })
-            }
+            Verb::Add(Add { limit, specification, .. }) => specification.layer(Layer {
+                kubelet_cgroup: limit.kubelet_cgroup.clone(),
+                max_isolated: limit.max_isolated,
+                ..places
+            }),
             Verb::Preview(Preview { specification, .. }) => specification.layer(places),
             Verb::Remove(_)
             | Verb::Verify(_)
@@ -384,7 +402,7 @@ mod tests {
 
     #[test]
     fn every_flag_reaches_its_setting() {
-        let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --max-isolated 7 \
+        let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --kubelet-cgroup /k --max-isolated 7 \
                     --cri-endpoint /c/cri.sock --metrics-addr [::1]:80 --arm on-demand --veth-hook clsact --log-format json --retention 2days";
         let expected = Layer {
             run_dir: Some("/r".into()),
@@ -392,6 +410,7 @@ mod tests {
             bpffs: Some("/b".into()),
             cgroup_root: Some("/c".into()),
             cri_endpoint: Some("/c/cri.sock".into()),
+            kubelet_cgroup: Some("/k".into()),
             max_isolated: Some(7),
             metrics_addr: Some("[::1]:80".parse().expect("an address")),
             arm: Some(Arm::OnDemand),

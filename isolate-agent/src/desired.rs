@@ -3,7 +3,7 @@
 //! A file that cannot be read still isolates: its name says whom, and the strictest policy applies.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -11,12 +11,13 @@ use std::{
     thread,
 };
 
-use isolate_common::{Policy, PolicyFlags};
+use isolate_common::{PROBE_PORTS, Policy, PolicyFlags};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    allow::{self, Allow, Compiled},
     fault,
     limit::{LastSeen, TimeLimit},
     pod::{PodName, PodUid},
@@ -88,6 +89,12 @@ pub struct Record {
     /// Whether the pod's loopback traffic passes.
     #[serde(default)]
     pub keep_loopback: bool,
+    /// TCP ports that kubelet's probes may still call; none keeps no probe.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub probe_ports: BTreeSet<u16>,
+    /// Who the pod may still talk to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
     /// When it ends; without, somebody has to release the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<TimeLimit>,
@@ -120,16 +127,32 @@ impl Entry {
 
     /// What the kernel is told. Without a readable record: nothing passes.
     pub fn policy(&self, uid: &PodUid) -> Policy {
-        let keep_loopback = self.record().is_some_and(|record| record.keep_loopback);
+        let record = self.record();
+        let mut probe_ports = [0; PROBE_PORTS];
+        let ports = record.into_iter().flat_map(|record| &record.probe_ports);
+        probe_ports.iter_mut().zip(ports).for_each(|(place, port)| *place = *port);
         Policy {
             uid: uid.bytes(),
             in_use: 1,
             flags: PolicyFlags::default()
-                .with(PolicyFlags::KEEP_LOOPBACK, keep_loopback)
+                .with(PolicyFlags::KEEP_LOOPBACK, record.is_some_and(|record| record.keep_loopback))
+                .with(PolicyFlags::KEEP_PROBES, self.keeps_probes())
+                .with(PolicyFlags::ALLOW, record.is_some_and(|record| !record.allow.is_empty()))
                 .with(PolicyFlags::PLAIN_UID, uid.is_plain()),
+            probe_ports,
             #[cfg(feature = "layout-next")]
             next: [0; 2],
         }
+    }
+
+    /// Whether kubelet's probes pass.
+    pub fn keeps_probes(&self) -> bool {
+        self.record().is_some_and(|record| !record.probe_ports.is_empty())
+    }
+
+    /// The addresses that the pod may talk to. A record that says what cannot be (it was written by hand) allows nothing.
+    pub fn allowed(&self) -> Compiled {
+        self.record().and_then(|record| allow::compile(&record.allow).ok()).unwrap_or_default()
     }
 }
 
@@ -342,6 +365,8 @@ mod tests {
             by: "alice".into(),
             reason: Some("beacons".into()),
             keep_loopback: true,
+            probe_ports: BTreeSet::new(),
+            allow: Vec::new(),
             limit: None,
         }
     }

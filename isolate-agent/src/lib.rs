@@ -1,5 +1,6 @@
 //! The engine of isolate-agent: the daemon runs it for ever, a command runs it once when no daemon answers.
 
+pub mod allow;
 pub mod control;
 pub mod daemon;
 pub mod desired;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use isolate_common::{Ask, Direction, Policy};
+use isolate_common::{AllowRules, Ask, Direction, LinkFacts, Policy};
 
 use crate::{
+    allow::Range,
     inventory::{CgroupId, IfIndex},
     pod::PodUid,
 };
@@ -26,6 +27,12 @@ pub struct Observed {
     pub cgroup_keys: BTreeMap<CgroupId, Slot>,
     /// Keys of the veth hook.
     pub veth_keys: BTreeMap<IfIndex, Slot>,
+    /// The cgroup whose packets count as kubelet's.
+    pub kubelet: Option<CgroupId>,
+    /// What the programs know of the host veths of pods with exemptions.
+    pub links: BTreeMap<IfIndex, LinkFacts>,
+    /// Addresses that pods may talk to.
+    pub allowed: BTreeMap<(Slot, Range), AllowRules>,
     /// Pinned links of the cgroup hook.
     pub cgroup_links: BTreeMap<(CgroupId, Direction), LinkState>,
     /// Pinned links of the veth hook.

@@ -5,6 +5,7 @@
 //! pod has it, or while it exists and is no healthy pod's only way out.
 
 mod action;
+mod exempt;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,8 @@ pub struct View<'a> {
     pub observed: &'a Observed,
     /// Which pods carry the veth hook before they are isolated.
     pub arm: Arm,
+    /// The cgroup that kubelet runs in, where it is known.
+    pub kubelet: Option<CgroupId>,
 }
 
 /// What must change.
@@ -88,6 +91,7 @@ impl View<'_> {
                 actions.push(Action::SetPolicy { slot, policy, fresh: known.is_none() });
             }
             gate |= gate_for(self.inventory.pods.get(uid).map(level).into_iter());
+            self.exempt(entry, self.inventory.pods.get(uid), slot, &mut actions);
             if let Some(pod) = self.inventory.pods.get(uid) {
                 self.cut_cgroup(pod, slot, &mut actions);
                 for veth in homes.leave(pod).filter_map(|interface| interface.host.as_ref()) {
@@ -102,6 +106,7 @@ impl View<'_> {
         if gate != self.observed.gate {
             actions.push(Action::OpenGate(gate));
         }
+        self.know_kubelet(&mut actions);
         (actions, slots, no_slot)
     }
 
@@ -180,7 +185,9 @@ impl View<'_> {
     fn vacant_slots(&self) -> impl Iterator<Item = Slot> {
         let keys = self.observed.cgroup_keys.values().chain(self.observed.veth_keys.values());
         let netdevs = self.observed.netdev_links.keys().map(|(key, _)| &key.slot);
-        let used: BTreeSet<Slot> = keys.chain(netdevs).chain(self.observed.policies.keys()).copied().collect();
+        let allowed = self.observed.allowed.keys().map(|(slot, _)| slot);
+        let used = keys.chain(netdevs).chain(allowed).chain(self.observed.policies.keys());
+        let used: BTreeSet<Slot> = used.copied().collect();
         (1..=self.observed.capacity).map(Slot).filter(move |slot| !used.contains(slot))
     }
 
@@ -222,6 +229,7 @@ impl View<'_> {
         let links = self.observed.lsm_links.iter().filter(|((id, _), state)| goes(id, state));
         actions.extend(links.map(|((id, ask), _)| Action::DetachLsm(*id, *ask)));
         self.release_netdevs(&wanted, &homes, actions);
+        self.release_exemptions(&wanted, actions);
         for slot in self.observed.policies.keys() {
             if !wanted.contains_key(slot) {
                 actions.push(Action::Vacate(*slot));

@@ -81,6 +81,8 @@ pub struct Settings {
     pub cgroup_root: Option<PathBuf>,
     /// The container runtime's CRI socket; found in the usual places if not set.
     pub cri_endpoint: Option<PathBuf>,
+    /// The cgroup that kubelet runs in; found from its process if not set.
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Pods that can be isolated at once; sizes the maps when they are made.
     pub max_isolated: u32,
     /// Where Prometheus scrapes.
@@ -111,6 +113,8 @@ pub struct Layer {
     pub cgroup_root: Option<PathBuf>,
     /// See [`Settings::cri_endpoint`]; with or without `unix://` in front.
     pub cri_endpoint: Option<PathBuf>,
+    /// See [`Settings::kubelet_cgroup`].
+    pub kubelet_cgroup: Option<PathBuf>,
     /// See [`Settings::max_isolated`].
     pub max_isolated: Option<u32>,
     /// See [`Settings::metrics_addr`].
@@ -200,6 +204,7 @@ impl Layer {
             bpffs: self.bpffs.or(weaker.bpffs),
             cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
             cri_endpoint: self.cri_endpoint.or(weaker.cri_endpoint),
+            kubelet_cgroup: self.kubelet_cgroup.or(weaker.kubelet_cgroup),
             max_isolated: self.max_isolated.or(weaker.max_isolated),
             metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
             arm: self.arm.or(weaker.arm),
@@ -233,6 +238,7 @@ impl TryFrom<Layer> for Settings {
                 .cri_endpoint
                 .map(|given| absolute("cri_endpoint", endpoint::path(&given)))
                 .transpose()?,
+            kubelet_cgroup: layer.kubelet_cgroup.map(|path| absolute("kubelet_cgroup", path)).transpose()?,
             max_isolated,
             metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
             arm: layer.arm.unwrap_or(Arm::All),
@@ -298,7 +304,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_file_arrives() {
-        let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nmax_isolated = 7\n\
+        let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nkubelet_cgroup = '/k'\nmax_isolated = 7\n\
                     cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nveth_hook = 'clsact'\nlog_format = 'json'\n\
                     retention = '36h'\nkubelet_url = 'https://node1:10250'\nkubelet_token_file = '/t'\nkubelet_ca = '/k'\n\
                     kubelet_client_cert = '/p'\n";
@@ -309,6 +315,7 @@ mod tests {
             bpffs: "/b".into(),
             cgroup_root: Some("/c".into()),
             cri_endpoint: Some("/c/cri.sock".into()),
+            kubelet_cgroup: Some("/k".into()),
             max_isolated: 7,
             metrics_addr: "[::1]:80".parse().expect("an address"),
             arm: Arm::OnDemand,
@@ -345,8 +352,16 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        let paths =
-            ["run_dir", "state_dir", "bpffs", "cgroup_root", "cri_endpoint", "kubelet_token_file", "kubelet_ca"];
+        let paths = [
+            "run_dir",
+            "state_dir",
+            "bpffs",
+            "cgroup_root",
+            "cri_endpoint",
+            "kubelet_cgroup",
+            "kubelet_token_file",
+            "kubelet_ca",
+        ];
         for key in paths {
             let layer = file(&format!("{key} = 'relative/path'")).expect("a valid file");
             let error = Settings::try_from(layer).expect_err(key);

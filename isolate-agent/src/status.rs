@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     control::protocol::{
-        Coverage, Drops, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
+        Coverage, Drops, Exempted, HookState, HookStatus, Isolation, Record as RecordState, Unarmed, UnarmedReason,
     },
     desired::{Entry, Record},
     inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod, cri::PodFacts},
@@ -15,7 +15,7 @@ use crate::{
     pod::{PodName, PodUid},
     settings::Arm,
 };
-use isolate_common::{Ask, DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
+use isolate_common::{Ask, Counter, DIRECTIONS, Direction, EXEMPTIONS, HOOKS, Hook, SlotCounters};
 
 /// Why an unarmed pod could not be armed, where the kernel said so.
 pub type Unattachable = BTreeMap<IfIndex, String>;
@@ -250,6 +250,8 @@ pub fn isolation(
         by,
         since,
         keep_loopback: record.is_some_and(|record| record.keep_loopback),
+        probe_ports: record.map(|record| record.probe_ports.iter().copied().collect()).unwrap_or_default(),
+        allow: record.map(|record| record.allow.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         until: record.and_then(|record| record.limit.as_ref()).map(|limit| limit.until),
         record: match entry {
             Entry::Saved(_) => RecordState::Saved,
@@ -259,6 +261,7 @@ pub fn isolation(
         coverage,
         open,
         hooks,
+        exempted: counters.map_or_else(Vec::new, |counters| exempted(&counters)),
         drops: counters.map_or_else(Vec::new, |counters| drops(&counters)),
     }
 }
@@ -266,6 +269,23 @@ pub fn isolation(
 /// What the runtime calls a pod now, or what it was called when it was isolated.
 pub fn name<'a>(facts: Option<&'a PodFacts>, record: Option<&'a Record>) -> Option<&'a PodName> {
     facts.and_then(|facts| facts.name.as_ref()).or_else(|| record.and_then(|record| record.pod.as_ref()))
+}
+
+/// Left out where nothing ever passed.
+fn exempted(counters: &SlotCounters) -> Vec<Exempted> {
+    let mut exempted = Vec::new();
+    for exemption in EXEMPTIONS {
+        for hook in HOOKS {
+            for direction in DIRECTIONS {
+                let Counter { packets, bytes } = counters.exempted(exemption, hook, direction);
+                let [exemption, hook, direction] = [exemption.name(), hook.name(), direction.name()].map(str::to_owned);
+                if packets > 0 {
+                    exempted.push(Exempted { exemption, hook, direction, packets, bytes });
+                }
+            }
+        }
+    }
+    exempted
 }
 
 fn drops(counters: &SlotCounters) -> Vec<Drops> {

@@ -55,6 +55,29 @@ impl Direction {
     }
 }
 
+/// Why a packet of an isolated pod passes all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Exemption {
+    /// It is part of a probe connection of kubelet's.
+    Probe = 0,
+    /// The other side is allowed.
+    Allow = 1,
+}
+
+/// All exemptions, in the order of their counters.
+pub const EXEMPTIONS: [Exemption; 2] = [Exemption::Probe, Exemption::Allow];
+
+impl Exemption {
+    /// The name that metrics, JSON and tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// Gate value while no pod is isolated: the programs pass every packet after this one read.
 pub const GATE_SHUT: u32 = 0;
 

@@ -13,11 +13,22 @@ pub const COUNTERS: &str = "ISO_COUNTERS";
 /// Per-CPU array, [`crate::KernelError`] to its count (`u64`).
 pub const ERRORS: &str = "ISO_ERRORS";
 
+/// Array of one [`crate::NodeFacts`].
+pub const NODE: &str = "ISO_NODE";
+/// Hash, ifindex (`u32`) of the host veth of a pod with exemptions to [`crate::LinkFacts`].
+pub const LINK: &str = "ISO_LINK";
+/// LPM trie, [`crate::AllowKey`] to [`crate::AllowRules`].
+pub const ALLOW: &str = "ISO_ALLOW";
+/// LRU hash, [`crate::FlowKey`] to [`crate::Flow`].
+pub const FLOW: &str = "ISO_FLOW";
+/// Array, slot to [`crate::Window`].
+pub const WINDOW: &str = "ISO_WINDOW";
+
 /// Ring buffer of aya-log: what the programs say about their errors. The library gave it its name.
 pub const LOGS: &str = "AYA_LOGS";
 
 /// All maps that are pinned and shared.
-pub const MAPS: [&str; 7] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS, LOGS];
+pub const MAPS: [&str; 12] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS, LOGS, NODE, LINK, ALLOW, FLOW, WINDOW];
 
 /// `cgroup_skb` ingress: packets that reach a socket of the pod.
 pub const CGROUP_IN: &str = "iso_cgroup_in";

@@ -1,6 +1,6 @@
 //! The one decision of the product.
 
-use crate::{Policy, PolicyFlags};
+use crate::{Exemption, Policy, PolicyFlags};
 
 /// What the maps said about a packet.
 #[derive(Clone, Copy, Debug)]
@@ -18,22 +18,32 @@ pub enum Lookup<'a> {
 pub enum Verdict {
     /// Not ours to decide: whoever comes next in the chain does.
     NoOpinion,
+    /// The same, for a packet of an isolated pod that is exempted.
+    Exempt(Exemption),
     /// Dropped without a reply.
     Drop,
 }
 
-/// Decides on one packet. `on_loopback` is true only for a packet on the loopback interface of its namespace.
+/// Decides on one packet. `on_loopback` is true only for a packet on the loopback interface of its namespace. `exempt` reads
+/// the packet; it is asked for a pod with exemptions only, and not about loopback.
 ///
 /// Fails closed: whatever is not plainly allowed to an isolated pod is dropped.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the BPF programs must not pay for a call")]
-pub fn verdict(lookup: Lookup<'_>, on_loopback: bool) -> Verdict {
+pub fn verdict(lookup: Lookup<'_>, on_loopback: bool, exempt: impl FnOnce(&Policy) -> Option<Exemption>) -> Verdict {
     match lookup {
         Lookup::NotIsolated => Verdict::NoOpinion,
-        Lookup::Found(policy)
-            if on_loopback && policy.is_in_use() && policy.flags.contains(PolicyFlags::KEEP_LOOPBACK) =>
-        {
-            Verdict::NoOpinion
+        Lookup::Found(policy) if policy.is_in_use() => {
+            if on_loopback && policy.flags.contains(PolicyFlags::KEEP_LOOPBACK) {
+                return Verdict::NoOpinion;
+            }
+            if on_loopback || !policy.flags.intersects(PolicyFlags::EXEMPTIONS) {
+                return Verdict::Drop;
+            }
+            match exempt(policy) {
+                Some(exemption) => Verdict::Exempt(exemption),
+                None => Verdict::Drop,
+            }
         }
         Lookup::Found(_) | Lookup::Broken => Verdict::Drop,
     }
@@ -46,12 +56,14 @@ mod tests {
     use super::*;
 
     /// The table of the documentation, written out.
-    fn oracle(key: bool, readable: bool, policy: Policy, on_loopback: bool) -> Verdict {
-        let kept = policy.in_use != 0 && policy.flags.0 % 2 == 1;
-        match (key, readable) {
-            (false, _) => Verdict::NoOpinion,
-            (true, true) if kept && on_loopback => Verdict::NoOpinion,
-            (true, _) => Verdict::Drop,
+    fn oracle(key: bool, readable: bool, policy: Policy, on_loopback: bool, exempt: Option<Exemption>) -> Verdict {
+        let known = key && readable && policy.in_use != 0;
+        let (keeps_loopback, has_exemptions) = (policy.flags.0 % 2 == 1, !(policy.flags.0 / 4).is_multiple_of(4));
+        match (known, on_loopback, exempt) {
+            _ if !key => Verdict::NoOpinion,
+            (true, true, _) if keeps_loopback => Verdict::NoOpinion,
+            (true, false, Some(exemption)) if has_exemptions => Verdict::Exempt(exemption),
+            _ => Verdict::Drop,
         }
     }
 
@@ -64,21 +76,23 @@ mod tests {
             in_use in prop_oneof![Just(0), Just(1), any::<u32>()],
             flags in any::<u32>(),
             on_loopback in any::<bool>(),
+            exempt in prop_oneof![Just(None), Just(Some(Exemption::Probe)), Just(Some(Exemption::Allow))],
         ) {
-            let policy = Policy { uid, in_use, flags: PolicyFlags(flags) };
+            let policy = Policy { uid, in_use, flags: PolicyFlags(flags), ..Policy::default() };
             let lookup = match (key, readable) {
                 (false, _) => Lookup::NotIsolated,
                 (true, false) => Lookup::Broken,
                 (true, true) => Lookup::Found(&policy),
             };
-            let expected = oracle(key, readable, policy, on_loopback);
-            prop_assert_eq!(verdict(lookup, on_loopback), expected);
+            let expected = oracle(key, readable, policy, on_loopback, exempt);
+            prop_assert_eq!(verdict(lookup, on_loopback, |_| exempt), expected);
         }
 
         #[test]
-        fn nothing_but_loopback_is_ever_let_through(flags in any::<u32>(), in_use in any::<u32>()) {
-            let policy = Policy { uid: [0; 16], in_use, flags: PolicyFlags(flags) };
-            prop_assert_eq!(verdict(Lookup::Found(&policy), false), Verdict::Drop);
+        fn without_exemptions_no_packet_is_read(in_use in any::<u32>(), loopback in any::<bool>(), rest in any::<u32>()) {
+            let flags = PolicyFlags(rest & !PolicyFlags::EXEMPTIONS.0);
+            let policy = Policy { in_use, flags, ..Policy::default() };
+            verdict(Lookup::Found(&policy), loopback, |_| unreachable!("nothing is exempted"));
         }
     }
 }

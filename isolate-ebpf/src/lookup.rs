@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::SkBuffContext,
 };
-use isolate_common::{Direction, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Policy, SlotCounters};
+use isolate_common::{Direction, Exemption, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Policy, SlotCounters};
 
 use crate::report::report;
 
@@ -70,14 +70,13 @@ pub(crate) fn slot_of_ifindex(ifindex: u32) -> Attribution {
 #[inline(always)]
 pub(crate) fn slot_of_cgroup(ctx: &SkBuffContext) -> Attribution {
     // SAFETY: the context is the program's own; any level is allowed, and one that does not exist reads 0.
-    match slot_of_ancestor(|level| unsafe { bpf_skb_ancestor_cgroup_id(ctx.as_ptr().cast(), level) }) {
-        Some(slot) => Attribution::Slot(slot),
-        None => {
-            // SAFETY: as above.
-            report(KernelError::CgroupWithoutKey, unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) });
-            Attribution::Unknown
-        }
+    let found = slot_of_ancestor(|level| unsafe { bpf_skb_ancestor_cgroup_id(ctx.as_ptr().cast(), level) });
+    if let Some(slot) = found {
+        return Attribution::Slot(slot);
     }
+    // SAFETY: as above.
+    report(KernelError::CgroupWithoutKey, unsafe { bpf_skb_cgroup_id(ctx.as_ptr().cast()) });
+    Attribution::Unknown
 }
 
 /// The slot of the process that is running. None where it uses an isolated pod's socket and is of another cgroup.
@@ -118,14 +117,18 @@ pub(crate) fn policy(slot: u32) -> Lookup<'static> {
 }
 
 #[inline(always)]
-pub(crate) fn count(slot: u32, hook: Hook, direction: Direction, bytes: u32) {
+pub(crate) fn count(slot: u32, exemption: Option<Exemption>, hook: Hook, direction: Direction, bytes: u32) {
     let Some(counters) = ISO_COUNTERS.get_ptr_mut(slot) else {
         report(KernelError::SlotWithoutCounter, u64::from(slot));
         return;
     };
     // SAFETY: the map's value, this CPU's own copy. A softirq that interrupts a cgroup program between load and store can
     // lose its one count; an atomic would cost every dropped packet more than that is worth.
-    let counter = unsafe { &mut (*counters).dropped[hook as usize][direction as usize] };
+    let counters = unsafe { &mut *counters };
+    let counter = match exemption {
+        None => &mut counters.dropped[hook as usize][direction as usize],
+        Some(exemption) => &mut counters.exempted[exemption as usize][hook as usize][direction as usize],
+    };
     counter.packets += 1;
     counter.bytes += u64::from(bytes);
 }

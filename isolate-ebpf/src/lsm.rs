@@ -2,7 +2,7 @@
 //! there is nothing to look up but whom to count it for.
 //!
 //! For a socket the kernel asks the programs of the cgroup that made it, for everything else those of the process's own
-//! (`bpf_lsm_find_cgroup_shim`, kernel/bpf/bpf_lsm.c).
+//! (`bpf_lsm_find_cgroup_shim`, `kernel/bpf/bpf_lsm.c`).
 
 use aya_ebpf::{macros::lsm_cgroup, programs::LsmContext};
 use isolate_common::{Ask, Hook};
@@ -49,6 +49,7 @@ fn iso_lsm_capable(ctx: LsmContext) -> i32 {
 /// Whether the hook's first argument, a `struct socket`, is a packet socket. One that has no `struct sock` any more sends and
 /// receives nothing.
 #[inline(always)]
+#[expect(clippy::cast_ptr_alignment, reason = "members of the kernel's own structures are aligned")]
 fn is_packet(ctx: &LsmContext) -> bool {
     let socket: *const u8 = ctx.arg(0);
     // SAFETY: the kernel hands over a valid socket, and the verifier checks the offset. Volatile, so that the load stays one of
@@ -68,7 +69,7 @@ fn answer(ask: Ask, refused: bool) -> i32 {
         return ALLOW;
     }
     if let Some(slot) = slot_of_process() {
-        count(slot, Hook::Lsm, ask.direction(), 0);
+        count(slot, None, Hook::Lsm, ask.direction(), 0);
     }
     DENY
 }

@@ -1,14 +1,19 @@
 //! The BPF programs: entry points only. Maps and what is read from them are in [`lookup`].
 //!
-//! They parse nothing: an isolated pod's packet is dropped whatever it holds, so no packet can confuse them.
+//! They read no packet: an isolated pod's is dropped whatever it holds, so none can confuse them. Only for a pod that has
+//! exemptions is it read, in [`exempt`].
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::inline_always, reason = "a call per packet is a cost, and old verifiers follow none with a context")]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand over the context")]
 
+mod exempt;
+mod frame;
 mod guard;
 mod lookup;
 mod lsm;
+mod probe;
 mod report;
 
 use aya_ebpf::{
@@ -16,7 +21,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext},
 };
-use isolate_common::{Direction, GATE_SHUT, Hook, Lookup, Verdict, verdict};
+use isolate_common::{Direction, Exemption, GATE_SHUT, Hook, Lookup, Policy, Verdict, verdict};
 
 use crate::lookup::{Attribution, count, gate, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
 
@@ -78,17 +83,29 @@ fn veth(ctx: &TcContext, direction: Direction) -> i32 {
     }
     // SAFETY: the kernel hands the program a valid __sk_buff.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    match decide(slot_of_ifindex(ifindex), Hook::Veth, direction, ctx.len(), false) {
-        Verdict::NoOpinion => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
+    let attribution = slot_of_ifindex(ifindex);
+    if matches!(attribution, Attribution::Slot(_)) && frame::is_own_answer(ctx, ifindex, direction) {
+        return TC_ACT_UNSPEC;
+    }
+    let exempt = |policy: &Policy, slot| exempt::on_veth(ctx, ifindex, slot, policy, direction);
+    match decide(attribution, Hook::Veth, direction, ctx.len(), false, exempt) {
+        Verdict::NoOpinion | Verdict::Exempt(_) => TC_ACT_UNSPEC,
+        Verdict::Drop => match attribution {
+            Attribution::Slot(slot) => frame::answer(ctx, ifindex, slot, direction),
+            Attribution::Nobody | Attribution::Unknown => TC_ACT_SHOT,
+        },
     }
 }
 
 /// Loaded for and attached to one isolated pod only.
 #[inline(always)]
 fn netdev(ctx: &TcContext, direction: Direction) -> i32 {
-    match decide(Attribution::Slot(own_slot()), Hook::Netdev, direction, ctx.len(), false) {
-        Verdict::NoOpinion => TC_ACT_UNSPEC,
+    if matches!(direction, Direction::In) && frame::is_answer_inside(ctx, own_slot()) {
+        return TC_ACT_UNSPEC;
+    }
+    let exempt = |policy: &Policy, slot| exempt::on_netdev(ctx, slot, policy, direction);
+    match decide(Attribution::Slot(own_slot()), Hook::Netdev, direction, ctx.len(), false, exempt) {
+        Verdict::NoOpinion | Verdict::Exempt(_) => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
     }
 }
@@ -98,21 +115,31 @@ fn netdev(ctx: &TcContext, direction: Direction) -> i32 {
 fn cgroup(ctx: &SkBuffContext, direction: Direction) -> i32 {
     // SAFETY: the kernel hands the program a valid __sk_buff. Without a device the field reads 0, which is no loopback.
     let on_loopback = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_IFINDEX;
-    match decide(slot_of_cgroup(ctx), Hook::Cgroup, direction, ctx.len(), on_loopback) {
-        Verdict::NoOpinion => CGROUP_PASS,
+    let exempt = |policy: &Policy, slot| exempt::on_cgroup(ctx, slot, policy, direction);
+    match decide(slot_of_cgroup(ctx), Hook::Cgroup, direction, ctx.len(), on_loopback, exempt) {
+        Verdict::NoOpinion | Verdict::Exempt(_) => CGROUP_PASS,
         Verdict::Drop => CGROUP_DROP,
     }
 }
 
 #[inline(always)]
-fn decide(attribution: Attribution, hook: Hook, direction: Direction, bytes: u32, on_loopback: bool) -> Verdict {
+fn decide(
+    attribution: Attribution,
+    hook: Hook,
+    direction: Direction,
+    bytes: u32,
+    on_loopback: bool,
+    exempt: impl FnOnce(&Policy, u32) -> Option<Exemption>,
+) -> Verdict {
     match attribution {
-        Attribution::Nobody => verdict(Lookup::NotIsolated, on_loopback),
-        Attribution::Unknown => verdict(Lookup::Broken, on_loopback),
+        Attribution::Nobody => verdict(Lookup::NotIsolated, on_loopback, |_| None),
+        Attribution::Unknown => verdict(Lookup::Broken, on_loopback, |_| None),
         Attribution::Slot(slot) => {
-            let decided = verdict(policy(slot), on_loopback);
-            if matches!(decided, Verdict::Drop) {
-                count(slot, hook, direction, bytes);
+            let decided = verdict(policy(slot), on_loopback, |policy| exempt(policy, slot));
+            match decided {
+                Verdict::NoOpinion => {}
+                Verdict::Exempt(exemption) => count(slot, Some(exemption), hook, direction, bytes),
+                Verdict::Drop => count(slot, None, hook, direction, bytes),
             }
             decided
         }

@@ -9,6 +9,7 @@
 //! what is cut is proved by packets that do not arrive, not by maps; nothing is left when it ends.
 #![allow(clippy::panic, reason = "a test fails by panicking with a message")]
 
+mod allow;
 mod arming;
 mod bad_input;
 mod clsact;
@@ -33,6 +34,7 @@ mod metrics;
 mod names;
 mod powers;
 mod preview;
+mod probes;
 mod reboot;
 mod refused;
 mod repair;
@@ -88,6 +90,8 @@ fn main() -> ExitCode {
         loopback::trials(),
         limit::trials(),
         leaving::trials(),
+        allow::trials(),
+        probes::trials(),
         drop_semantics::trials(),
         metrics::trials(),
         containers::trials(),

@@ -36,6 +36,11 @@ pub(crate) fn attaching_by(veth_hook: &'static str, trials: fn() -> Vec<Trial>) 
     trials
 }
 
+/// The tests of a subject that has more than one file.
+pub(crate) fn named(subject: &str, tests: &[(&str, fn())]) -> Vec<Trial> {
+    tests.iter().map(|(name, test)| trial(&format!("{subject}::{name}"), &[], *test)).collect()
+}
+
 /// A test that runs where the machine has what it needs. Elsewhere it counts as ignored and says why, or fails on CI.
 pub(crate) fn trial(name: &str, needs: &[Feature], test: impl FnOnce() + Send + 'static) -> Trial {
     let veth_hook = ATTACHING_BY.get();

@@ -32,6 +32,11 @@ impl Process {
         Self::spawn(launch::command(program(), netns, cgroup), Command::spawn)
     }
 
+    /// Starts one by the command of a copy of the program.
+    pub fn run(command: Command) -> Self {
+        Self::spawn(command, Command::spawn)
+    }
+
     /// Starts one as a container's first process: in a process namespace of its own, with no capabilities but a container's
     /// and these.
     pub fn in_container(netns: &Netns, cgroup: &Path, more: &'static [u32]) -> Self {
@@ -160,7 +165,7 @@ impl Drop for Socket<'_> {
 }
 
 /// The helper lies where cargo leaves the programs of this workspace: beside the running one, or above `deps`.
-pub(crate) fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     program_of("pod-proc", PROGRAM_ENV)
 }
 

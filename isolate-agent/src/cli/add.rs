@@ -15,7 +15,10 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
     let request = AddRequest {
         uids: args.uids.clone(),
         reason: args.reason.clone(),
-        keep_loopback: args.keep_loopback,
+        keep_loopback: args.keep_loopback || args.preserve,
+        keep_probes: args.keep_probes || args.preserve,
+        probe_ports: args.probe_ports.clone(),
+        allow: args.allow.clone(),
         for_secs: args.lasting.map(whole_secs),
         until: args.until,
         force: args.force,
@@ -23,7 +26,11 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
     };
     request.check()?;
     if request.dry_run {
-        let options = Options { keep_loopback: args.keep_loopback, ..Options::default() };
+        let options = Options {
+            keep_loopback: request.keep_loopback,
+            keep_probes: request.keep_probes,
+            probe_ports: request.probe_ports.iter().copied().collect(),
+        };
         let outcomes = Backend::open(settings.clone()).await?.add(request).await?;
         return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;
     }

@@ -37,7 +37,7 @@ fn table(isolations: &[Isolation], now: Timestamp, wide: bool, style: Style) -> 
     }
     let mut header = vec!["UID", "POD", "SINCE", "UNTIL", "BY", "COVERAGE", "DROPPED", "REASON"];
     if wide {
-        header.extend(["IN", "OUT", "LOOPBACK", "RECORD", "ADDRESSES", "HOOKS", "OPEN"]);
+        header.extend(["IN", "OUT", "LOOPBACK", "PROBES", "ALLOWED", "RECORD", "ADDRESSES", "HOOKS", "OPEN"]);
     }
     let rows = isolations.iter().map(|isolation| row(isolation, now, wide)).collect();
     output::table(&header, rows, style)
@@ -64,10 +64,13 @@ fn row(isolation: &Isolation, now: Timestamp, wide: bool) -> Vec<Cell> {
             .iter()
             .map(|hook| format!("{}/{}@{}={}", hook.hook, hook.direction, hook.place, output::word(&hook.state)));
         let hooks: Vec<String> = hooks.collect();
+        let ports: Vec<String> = isolation.probe_ports.iter().map(ToString::to_string).collect();
         row.extend([
             Cell::from(dropped(Some("in")).to_string()),
             Cell::from(dropped(Some("out")).to_string()),
             Cell::from(if isolation.keep_loopback { "kept" } else { "cut" }),
+            Cell::from(output::or_dash(ports.join(","))),
+            Cell::from(output::or_dash(isolation.allow.join(" "))),
             Cell::from(output::word(&isolation.record)),
             Cell::from(output::or_dash(isolation.ips.join(" "))),
             Cell::from(output::or_dash(hooks.join(" "))),
@@ -114,7 +117,7 @@ mod tests {
         );
         assert_eq!(lines.len(), 2);
         let wide = table(&status.isolations, status.taken_at, true, PIPE);
-        assert!(wide.lines().all(|line| line.split('\t').count() == 15), "{wide}");
+        assert!(wide.lines().all(|line| line.split('\t').count() == 17), "{wide}");
         assert!(!wide.contains('\x1b'));
     }
 

@@ -1,7 +1,8 @@
 //! A node with one partly covered pod.
 
 use isolate_agent::control::protocol::{
-    Coverage, Drops, HookState, HookStatus, Isolation, KernelErrorCount, Record, Status, Unarmed, UnarmedReason,
+    Coverage, Drops, Exempted, HookState, HookStatus, Isolation, KernelErrorCount, Record, Status, Unarmed,
+    UnarmedReason,
 };
 
 pub(crate) const LONG_REASON: &str = "a miner in the checkout image, found by the night shift, see INC-4711";
@@ -36,6 +37,8 @@ pub(crate) fn status() -> Status {
             by: "alice (uid 0) with isolate-agent, pid 123".to_owned(),
             since: "2026-03-01T03:00:05Z".parse().expect("a time"),
             keep_loopback: false,
+            probe_ports: vec![8080],
+            allow: vec!["in:192.0.2.7/32:22/tcp".to_owned()],
             until: Some("2026-03-01T05:02:10Z".parse().expect("a time")),
             record: Record::Saved,
             coverage: Coverage::Partial,
@@ -47,6 +50,13 @@ pub(crate) fn status() -> Status {
                 hook("veth", "out", "", HookState::NotApplicable, Some("net1 has no host end")),
             ],
             drops: vec![drops("cgroup", "in", 2), drops("cgroup", "out", 40)],
+            exempted: vec![Exempted {
+                exemption: "probe".to_owned(),
+                hook: "veth".to_owned(),
+                direction: "in".to_owned(),
+                packets: 7,
+                bytes: 700,
+            }],
         }],
         pods: 3,
         pods_armed: 2,

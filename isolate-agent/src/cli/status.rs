@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use isolate_agent::{
-    control::protocol::{Code, HookState, Isolation, Record, Status},
+    control::protocol::{Code, Exempted, HookState, Isolation, Record, Status},
     pod::PodQuery,
     settings::Settings,
 };
@@ -97,10 +97,22 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
     }
     line(&mut text, "present", &Cell::from(presence(isolation)), style);
     line(&mut text, "loopback", &Cell::from(if isolation.keep_loopback { "kept" } else { "cut" }), style);
+    if !isolation.probe_ports.is_empty() {
+        let ports: Vec<String> = isolation.probe_ports.iter().map(ToString::to_string).collect();
+        line(&mut text, "probes", &Cell::from(format!("kubelet's, to port {}", ports.join(", "))), style);
+    }
+    for allowed in &isolation.allow {
+        line(&mut text, "allowed", &Cell::from(allowed.as_str()), style);
+    }
     line(&mut text, "record", &record(isolation.record), style);
     for drops in &isolation.drops {
         let dropped = format!("{} packets, {} bytes ({}, {})", drops.packets, drops.bytes, drops.hook, drops.direction);
         line(&mut text, "dropped", &Cell::from(dropped), style);
+    }
+    for passed in &isolation.exempted {
+        let Exempted { exemption, hook, direction, packets, bytes } = passed;
+        let passed = format!("{packets} packets, {bytes} bytes ({exemption}; {hook}, {direction})");
+        line(&mut text, "passed", &Cell::from(passed), style);
     }
     let rows = isolation.hooks.iter().map(|hook| {
         let state = match hook.state {
@@ -178,6 +190,9 @@ mod tests {
             "not applicable",
             "net1 has no host end",
             "40 packets, 4000 bytes (cgroup, out)",
+            "7 packets, 700 bytes (probe; veth, in)",
+            "kubelet's, to port 8080",
+            "in:192.0.2.7/32:22/tcp",
             "3 packets dropped in the kernel: no_gate",
             "host_network",
             "default/web-0",

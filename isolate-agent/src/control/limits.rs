@@ -1,12 +1,16 @@
 //! What a request may hold: checked where it enters, by the socket and by the commands alike.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use isolate_common::PROBE_PORTS;
 use jiff::Timestamp;
 use thiserror::Error;
 
 use super::protocol::{AddRequest, RemoveRequest, VerifyRequest};
-use crate::pod::{PodQuery, QueryError};
+use crate::{
+    allow::{self, Allow, AllowError, MAX_ALLOWED},
+    pod::{PodQuery, QueryError},
+};
 
 /// Most UIDs in one request.
 pub const MAX_UIDS: usize = 4096;
@@ -34,6 +38,23 @@ pub enum RequestError {
     /// Neither the UID of a pod nor its name.
     #[error("{0}; nothing was changed")]
     Pod(#[from] QueryError),
+    /// Ports for nothing.
+    #[error(
+        "probe ports are given, and probes are not to be kept: nothing was changed, add --keep-probes or --preserve"
+    )]
+    PortsWithoutProbes,
+    /// Not a port.
+    #[error("port 0 is no port that a probe calls: nothing was changed")]
+    PortZero,
+    /// More than the kernel is told.
+    #[error("{given} probe ports, at most {PROBE_PORTS} are kept: nothing was changed")]
+    TooManyPorts {
+        /// How many.
+        given: usize,
+    },
+    /// Not something to allow.
+    #[error("{0}; nothing was changed")]
+    Allow(#[from] AllowError),
     /// Two ends.
     #[error("give either for how long or until when, not both: nothing was changed")]
     ForAndUntil,
@@ -76,6 +97,7 @@ impl AddRequest {
         if reason.len() > MAX_REASON_BYTES {
             return Err(RequestError::ReasonTooLong { given: reason.len() });
         }
+        self.check_exemptions()?;
         if let Some(c) = reason.chars().find(|c| c.is_control()) {
             return Err(RequestError::ReasonNotText(c));
         }
@@ -84,6 +106,29 @@ impl AddRequest {
             Some(until) if until <= now => Err(RequestError::UntilPast { until, now }),
             _ => Ok(()),
         }
+    }
+
+    fn check_exemptions(&self) -> Result<(), RequestError> {
+        if !self.probe_ports.is_empty() && !self.keep_probes {
+            return Err(RequestError::PortsWithoutProbes);
+        }
+        if self.probe_ports.contains(&0) {
+            return Err(RequestError::PortZero);
+        }
+        let given = self.probe_ports.iter().collect::<BTreeSet<_>>().len();
+        if given > PROBE_PORTS {
+            return Err(RequestError::TooManyPorts { given });
+        }
+        allow::compile(&self.allowed()?)?;
+        Ok(())
+    }
+
+    /// The addresses that are to be allowed.
+    pub fn allowed(&self) -> Result<Vec<Allow>, AllowError> {
+        if self.allow.len() > MAX_ALLOWED {
+            return Err(AllowError::TooMany(self.allow.len()));
+        }
+        self.allow.iter().map(|text| text.parse()).collect()
     }
 
     /// When the isolation is to end, asked for `now`.
@@ -150,6 +195,16 @@ mod tests {
         for c in ['\n', '\t', '\0', '\x1b', '\x7f', '\u{9b}'] {
             assert_eq!(add(1, &format!("a{c}b")).check(), Err(RequestError::ReasonNotText(c)));
         }
+        let allowed = |allow: &str, count| AddRequest { allow: vec![allow.to_owned(); count], ..add(1, "") }.check();
+        assert_eq!(allowed("in:10.0.0.0/8:22/tcp", 64), Ok(()));
+        assert_eq!(allowed("10.0.0.1", 10_000), Err(RequestError::Allow(AllowError::TooMany(10_000))));
+        assert!(matches!(allowed("10.0.0.1/8", 1), Err(RequestError::Allow(AllowError::HostBits { .. }))));
+        let probed = |keep_probes, probe_ports| AddRequest { keep_probes, probe_ports, ..add(1, "") }.check();
+        assert_eq!(probed(true, (1..=32).collect()), Ok(()));
+        assert_eq!(probed(true, vec![80; 100]), Ok(()), "one port");
+        assert_eq!(probed(true, (1..=33).collect()), Err(RequestError::TooManyPorts { given: 33 }));
+        assert_eq!(probed(true, vec![0]), Err(RequestError::PortZero));
+        assert_eq!(probed(false, vec![80]), Err(RequestError::PortsWithoutProbes));
         let limited = |for_secs, until| AddRequest { for_secs, until, ..add(1, "") }.check();
         let (past, future) = (Timestamp::UNIX_EPOCH, Timestamp::now() + Duration::from_mins(1));
         assert_eq!(limited(Some(1), None), Ok(()));

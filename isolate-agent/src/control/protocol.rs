@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 /// Asks for pods to be isolated.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag of the command")]
 pub struct AddRequest {
     /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or `namespace/name`. At most 4096.
     pub uids: Vec<String>,
@@ -18,6 +19,15 @@ pub struct AddRequest {
     /// Lets the pod's own loopback traffic pass.
     #[serde(default)]
     pub keep_loopback: bool,
+    /// Lets kubelet's own probe connections to `probe_ports` pass.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keep_probes: bool,
+    /// TCP ports that the pods' probes call, with `keep_probes`: at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe_ports: Vec<u16>,
+    /// Addresses that the pods may still talk to, as `[in:|out:]CIDR[:PORT[/tcp|udp]]`: at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     /// Releases the pods after so many seconds, by the daemon. Not with `until`. Without either the isolation lasts until
     /// somebody ends it, also one that had a limit before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -274,6 +284,12 @@ pub struct Isolation {
     pub since: Timestamp,
     /// Whether the pod's own loopback traffic passes.
     pub keep_loopback: bool,
+    /// TCP ports that kubelet's probes may still call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe_ports: Vec<u16>,
+    /// Addresses that the pod may still talk to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     /// When it is released, as far as the clocks can tell; never before. Without, somebody has to release it.
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -289,6 +305,9 @@ pub struct Isolation {
     pub hooks: Vec<HookStatus>,
     /// What was dropped, by hook and direction, since it was isolated.
     pub drops: Vec<Drops>,
+    /// What passed all the same, by exemption, hook and direction; left out for a pod that never had an exemption.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempted: Vec<Exempted>,
 }
 
 /// Where an isolation is written down.
@@ -354,6 +373,26 @@ pub struct Drops {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// What one exemption let pass at one hook in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Exempted {
+    /// `probe` or `allow`.
+    pub exemption: String,
+    /// `cgroup`, `veth` or `netdev`: a packet is counted at each that it crosses.
+    pub hook: String,
+    /// `in` or `out`.
+    pub direction: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A pod that cannot be armed.

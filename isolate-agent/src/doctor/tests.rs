@@ -12,6 +12,7 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         bpffs: root.join("bpf/isolate-agent"),
         cgroup_root: None,
         cri_endpoint: None,
+        kubelet_cgroup: None,
         max_isolated: DEFAULT_MAX_ISOLATED,
         metrics_addr: ([127, 0, 0, 1], 9477).into(),
         arm: Arm::All,

@@ -10,9 +10,11 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use isolate_common::{KernelError, Policy, SlotCounters, names};
+use isolate_common::{
+    AllowKey, AllowRules, Flow, FlowKey, KernelError, LinkFacts, NodeFacts, Policy, SlotCounters, Window, names,
+};
 
-use super::{EnforceError, Mended, pins, sys};
+use super::{EnforceError, Mended, exempt::ExemptMaps, pins, sys};
 use crate::{
     inventory::{CgroupId, IfIndex},
     observed::{Observed, Slot},
@@ -26,6 +28,7 @@ pub(super) struct Maps {
     policy: Array<MapData, Policy>,
     counters: PerCpuArray<MapData, SlotCounters>,
     errors: PerCpuArray<MapData, u64>,
+    pub(super) exempt: ExemptMaps,
     pinned: Vec<PinnedMap>,
 }
 
@@ -55,6 +58,13 @@ impl Maps {
         let counters = Map::PerCpuArray(open(names::COUNTERS, MapType::PerCpuArray, word, size_of::<SlotCounters>())?);
         let errors = Map::PerCpuArray(open(names::ERRORS, MapType::PerCpuArray, word, size_of::<u64>())?);
         open(names::LOGS, MapType::RingBuf, 0, 0)?;
+        let node = Map::Array(open(names::NODE, MapType::Array, word, size_of::<NodeFacts>())?);
+        let link = Map::HashMap(open(names::LINK, MapType::Hash, size_of::<IfIndex>(), size_of::<LinkFacts>())?);
+        let allow_key = word + size_of::<AllowKey>();
+        let allow = Map::LpmTrie(open(names::ALLOW, MapType::LpmTrie, allow_key, size_of::<AllowRules>())?);
+        // The programs alone write to these.
+        open(names::FLOW, MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>())?;
+        open(names::WINDOW, MapType::Array, word, size_of::<Window>())?;
         Ok(Self {
             gate: typed(names::GATE, gate)?,
             cgroup: typed(names::CGROUP, cgroup)?,
@@ -62,6 +72,11 @@ impl Maps {
             policy: typed(names::POLICY, policy)?,
             counters: typed(names::COUNTERS, counters)?,
             errors: typed(names::ERRORS, errors)?,
+            exempt: ExemptMaps {
+                node: typed(names::NODE, node)?,
+                link: typed(names::LINK, link)?,
+                allow: typed(names::ALLOW, allow)?,
+            },
             pinned,
         })
     }
@@ -96,7 +111,7 @@ impl Maps {
     }
 
     /// Reads every map but the counters.
-    pub(super) fn observe(&self) -> Result<Observed, EnforceError> {
+    pub(super) fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = Observed { capacity: self.policy.len() - 1, ..Observed::default() };
         observed.gate = self.gate.get(&0, 0).map_err(failed("read", names::GATE))?;
         for entry in &self.cgroup {
@@ -112,6 +127,7 @@ impl Maps {
         let policies = policies.map_err(|error| failed("read", names::POLICY)(error.into()))?;
         let in_use = (0..).map(Slot).zip(policies).filter(|(_, policy): &(_, Policy)| policy.is_in_use());
         observed.policies.extend(in_use);
+        self.exempt.observe(&mut observed)?;
         Ok(observed)
     }
 
@@ -197,12 +213,12 @@ impl Maps {
     }
 }
 
-fn failed(step: &'static str, map: &'static str) -> impl Fn(MapError) -> EnforceError {
+pub(super) fn failed(step: &'static str, map: &'static str) -> impl Fn(MapError) -> EnforceError {
     move |source| EnforceError::Map { step, map, source }
 }
 
 /// That a key is absent already is success.
-fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -5,6 +5,7 @@
 
 mod clsact;
 mod copies;
+mod exempt;
 mod filters;
 mod guard;
 mod hooks;
@@ -44,6 +45,9 @@ use crate::{
     plan::Action,
     settings::Settings,
 };
+
+/// Ranges of allowed addresses that the map has room for, of all pods together.
+pub const MAX_ALLOWED_IN_ALL: usize = 65_536;
 
 /// A failed step on the kernel's objects.
 #[derive(Debug, Error)]
@@ -154,6 +158,13 @@ pub enum EnforceError {
         hook: Hook,
         /// The interface.
         place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel gives no random numbers.
+    #[error("cannot draw a random number: {source}")]
+    Random {
         /// Why.
         #[source]
         source: io::Error,
@@ -304,6 +315,11 @@ impl Enforcer {
             Action::DetachLsm(id, ask) => self.hooks.detach_lsm(*id, *ask, observed),
             Action::DropCgroupKey(id) => self.maps.drop_cgroup_key(*id, observed),
             Action::DropVethKey(ifindex) => self.maps.drop_veth_key(*ifindex, observed),
+            Action::SetKubelet(id) => self.maps.exempt.set_kubelet(*id, observed),
+            Action::SetLink(ifindex, facts) => self.maps.exempt.set_link(*ifindex, *facts, observed),
+            Action::DropLink(ifindex) => self.maps.exempt.drop_link(*ifindex, observed),
+            Action::SetAllowed(slot, range, rules) => self.maps.exempt.set_allowed(*slot, *range, *rules, observed),
+            Action::DropAllowed(slot, range) => self.maps.exempt.drop_allowed(*slot, *range, observed),
             Action::Vacate(slot) => self.maps.vacate(*slot, observed),
         }
     }

@@ -22,7 +22,7 @@ use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 use isolate_common::{Ask, Direction, KernelError, names};
 
 use super::{
-    EnforceError, Mended,
+    EnforceError, MAX_ALLOWED_IN_ALL, Mended,
     links::{NEXT, unpin},
     maps::Maps,
     pins, sys, upgrade,
@@ -34,6 +34,9 @@ static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/isolate-ebpf"))
 
 /// Host veths that can be keyed for each isolated pod, on the average: most have one, Multus adds a few.
 const VETHS_PER_POD: u32 = 2;
+
+/// Probe connections that are known at a time, of all pods together. With more, the kernel forgets the oldest.
+const FLOWS: u32 = 8192;
 
 /// Programs that one copy of serves all pods.
 const PINNED: [&str; 4] = [names::CGROUP_IN, names::CGROUP_OUT, names::VETH_IN, names::VETH_OUT];
@@ -53,6 +56,10 @@ pub(super) fn install(folder: &Path, max_isolated: u32, older: Option<&Path>) ->
         .map_max_entries(names::IFINDEX, max_isolated.saturating_mul(VETHS_PER_POD))
         .map_max_entries(names::POLICY, slots)
         .map_max_entries(names::COUNTERS, slots)
+        .map_max_entries(names::WINDOW, slots)
+        .map_max_entries(names::LINK, max_isolated.saturating_mul(VETHS_PER_POD))
+        .map_max_entries(names::ALLOW, u32::try_from(MAX_ALLOWED_IN_ALL).expect("some thousands"))
+        .map_max_entries(names::FLOW, FLOWS)
         .map_max_entries(names::ERRORS, u32::try_from(KernelError::ALL.len()).expect("a handful"));
     let mut object = load(&mut loader)?;
 

@@ -2,13 +2,16 @@
 //!
 //! The attributes come from namespaces that a hostile pod owns: a name may be any bytes, and a kernel may send
 //! attributes that no library knows yet. A decoder that refuses a whole message for one of them would hide the
-//! interface, so this one reads the five that matter and leaves the rest alone.
+//! interface, so this one reads the seven that matter and leaves the rest alone.
 
+use isolate_common::Mac;
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 const HEADER_BYTES: usize = 16;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
@@ -26,6 +29,10 @@ pub(super) struct Link {
     /// Id, in the namespace that asked, of the namespace that `peer` is in.
     pub(super) peer_nsid: Option<i32>,
     pub(super) loopback: bool,
+    /// Its hardware address, if that is one of Ethernet.
+    pub(super) mac: Option<Mac>,
+    /// Index of the bridge (or the like) that it is a port of.
+    pub(super) master: Option<u32>,
 }
 
 impl Link {
@@ -45,6 +52,8 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
     };
     for attribute in NlasIterator::new(attributes).map_while(Result::ok) {
         match attribute.kind() {
+            IFLA_ADDRESS => link.mac = attribute.value().try_into().ok(),
+            IFLA_MASTER => link.master = number(&attribute).map(u32::from_ne_bytes),
             IFLA_IFNAME => link.name = text(attribute.value()),
             IFLA_LINK => link.peer = number(&attribute).map(u32::from_ne_bytes),
             IFLA_LINK_NETNSID => link.peer_nsid = number(&attribute).map(i32::from_ne_bytes),
@@ -93,6 +102,8 @@ mod tests {
                 attribute(IFLA_IFNAME, b"\xff\xfe\0"),
                 attribute(999, b"future"),
                 attribute(IFLA_LINKINFO, &[attribute(2, b"data"), attribute(IFLA_INFO_KIND, b"veth\0")].concat()),
+                attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]),
+                attribute(IFLA_MASTER, &5_u32.to_ne_bytes()),
                 attribute(IFLA_LINK, &12_u32.to_ne_bytes()),
                 attribute(IFLA_LINK_NETNSID, &3_i32.to_ne_bytes()),
             ],
@@ -104,6 +115,8 @@ mod tests {
             peer: Some(12),
             peer_nsid: Some(3),
             loopback: false,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            master: Some(5),
         };
         assert_eq!(decode(&veth), Some(expected));
     }

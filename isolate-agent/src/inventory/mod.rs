@@ -3,10 +3,12 @@
 //! cgroupfs, procfs and netlink are enough. What a container runtime tells ([`cri`]) adds namespaces to those of a pod's
 //! processes, and never takes one away.
 
+mod address;
 pub(crate) mod cgroup;
 pub mod cri;
 mod guard;
 pub(crate) mod hierarchy;
+mod kubelet;
 mod link;
 mod netdev;
 mod netlink;
@@ -21,6 +23,7 @@ use std::{
     sync::Arc,
 };
 
+use isolate_common::LinkFacts;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -29,6 +32,7 @@ pub(crate) use self::{
     process::{NamespaceId, Process, pids},
 };
 pub use self::{
+    kubelet::KubeletError,
     power::{Power, Powers},
     scan::Scanner,
 };
@@ -121,6 +125,8 @@ pub struct Pod {
     pub interfaces: Vec<Interface>,
     /// Why the pod must not be isolated without being forced, if so.
     pub guard: Option<Guard>,
+    /// Who is at the two sides of its host veths; none if it was not looked at closely.
+    pub links: BTreeMap<IfIndex, LinkFacts>,
     /// What its processes can do past every hook; none if they were not looked at closely.
     pub powers: Option<Powers>,
 }

@@ -1,6 +1,11 @@
 //! Which interfaces lead out of a pod's namespace, and which of the node's links are their other ends.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use isolate_common::{LinkFacts, mapped, packet::Address};
 
 use super::{HostVeth, IfIndex, Inside, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
 
@@ -47,6 +52,8 @@ pub(super) struct Exits {
 #[derive(Debug, PartialEq, Eq)]
 struct Exit {
     interface: Interface,
+    /// Who is at the two sides of its host end.
+    facts: Option<LinkFacts>,
     /// The namespace that it leads to.
     to: Option<i32>,
 }
@@ -59,30 +66,73 @@ struct Exit {
 /// and reports success) or make that list fail, and neither may hide its host end or the other pods.
 pub(super) fn exits<'a>(
     netlink: &mut Netlink,
-    namespaces: impl Iterator<Item = &'a Netns>,
+    namespaces: impl Iterator<Item = (&'a Netns, bool)>,
 ) -> Result<Vec<Exits>, InventoryError> {
     let mut inside = Vec::new();
-    for namespace in namespaces {
+    for (namespace, closely) in namespaces {
         let nsid = netlink.nsid(&namespace.fd)?;
         let links = netlink.links(Some(nsid)).unwrap_or_else(|error| {
             tracing::warn!(%error, "the interfaces in a pod's namespace cannot be listed");
             vec![Link::unknown()]
         });
-        inside.push((namespace, nsid, links));
+        // Only to answer for them: a pod whose addresses cannot be had is isolated all the same.
+        let addresses = if closely { netlink.addresses(nsid) } else { Ok(Vec::new()) }.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the addresses in a pod's namespace cannot be listed");
+            Vec::new()
+        });
+        inside.push((namespace, nsid, links, addresses));
     }
     if inside.is_empty() {
         return Ok(Vec::new());
     }
     let node = netlink.links(None)?;
-    let exits = |(namespace, nsid, links): &(&Netns, i32, Vec<Link>)| {
+    let exits = |(namespace, nsid, links, addresses): &(&Netns, i32, Vec<Link>, Vec<(u32, IpAddr)>)| {
         let place = |index| Inside { namespace: namespace.inode(), index, way: namespace.way.clone() };
         let mut found = join(*nsid, links, &node, place);
         for exit in &mut found {
             exit.interface.claimed = namespace.is_claimed();
+            exit.facts = facts(exit, links, &node, addresses);
         }
         Exits { nsid: *nsid, claimed: namespace.is_claimed(), found }
     };
     Ok(inside.iter().map(exits).collect())
+}
+
+/// Who is at the two sides of a host end: the bridge that it is a port of or it itself, and the pod with its addresses.
+fn facts(exit: &Exit, inside: &[Link], node: &[Link], addresses: &[(u32, IpAddr)]) -> Option<LinkFacts> {
+    let by_index = |links: &[Link], index| links.iter().find(|link| link.index == index).cloned();
+    let end = by_index(node, exit.interface.host.as_ref()?.ifindex.0)?;
+    let bridge = end.master.and_then(|master| by_index(node, master)).filter(|master| is_kind(master, "bridge"));
+    let index = exit.interface.inside.as_ref()?.index;
+    let mut facts = LinkFacts {
+        node: bridge.map_or(end.mac, |bridge| bridge.mac)?,
+        pod: by_index(inside, index)?.mac?,
+        ..LinkFacts::default()
+    };
+    let own = addresses.iter().filter(|(of, _)| *of == index).map(|(_, address)| of_either_family(address));
+    facts.addresses.iter_mut().zip(own).for_each(|(place, address)| *place = address);
+    Some(facts)
+}
+
+/// Who is at the two sides of a pod's host ends, by the index of these. Where the runtime says which addresses are the
+/// pod's, it has no others: a pod can give its interface those of another one.
+pub(super) fn links(of: &[Exits], claimed: &[IpAddr]) -> BTreeMap<IfIndex, LinkFacts> {
+    let claimed: Vec<Address> = claimed.iter().map(of_either_family).collect();
+    let exits = of.iter().flat_map(|exits| &exits.found);
+    let mut links: BTreeMap<IfIndex, LinkFacts> =
+        exits.filter_map(|exit| Some((exit.interface.host.as_ref()?.ifindex, exit.facts?))).collect();
+    let addresses = links.values_mut().flat_map(|facts| &mut facts.addresses);
+    for address in addresses.filter(|address| !claimed.is_empty() && !claimed.contains(address)) {
+        *address = Address::default();
+    }
+    links
+}
+
+fn of_either_family(address: &IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// The interfaces of a pod, from all its namespaces: those that lead from one of them to another stay inside it.
@@ -111,7 +161,7 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
                 inside: (link.index != 0).then(|| place(link.index)),
                 claimed: false,
             };
-            exits.push(Exit { interface, to: link.peer_nsid });
+            exits.push(Exit { interface, facts: None, to: link.peer_nsid });
         }
     }
     exits.extend(ends.into_iter().map(|end| Exit {
@@ -122,13 +172,18 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
             inside: None,
             claimed: false,
         },
+        facts: None,
         to: None,
     }));
     exits
 }
 
 fn is_veth(link: &Link) -> bool {
-    link.kind.as_deref() == Some(VETH)
+    is_kind(link, VETH)
+}
+
+fn is_kind(link: &Link, kind: &str) -> bool {
+    link.kind.as_deref() == Some(kind)
 }
 
 fn host_veth(link: &Link) -> HostVeth {
@@ -148,6 +203,7 @@ mod tests {
             peer: peer.map(|(index, _)| index),
             peer_nsid: peer.and_then(|(_, nsid)| nsid),
             loopback: name == "lo",
+            ..Link::default()
         }
     }
 

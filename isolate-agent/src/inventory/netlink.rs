@@ -4,24 +4,27 @@
 
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd as _},
 };
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NlasIterator};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
 };
 use rustix::io::Errno;
 
 use super::{
-    InventoryError,
+    InventoryError, address,
     link::{self, Link},
 };
 use crate::netlink::Connection;
 
 const NETNSA_NSID: u16 = 1;
+const IFA_TARGET_NETNSID: u16 = 10;
 const NSID_HEADER_BYTES: usize = 4;
 /// Dumps of one list that were interrupted by changes to it before the last one is taken as it is.
 const ATTEMPTS: usize = 4;
@@ -53,6 +56,22 @@ impl Netlink {
             }
         }
         Ok(links)
+    }
+
+    /// The addresses in the namespace with this id, with the index of their interface.
+    pub(super) fn addresses(&mut self, nsid: i32) -> Result<Vec<(u32, IpAddr)>, InventoryError> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Unspec;
+        request
+            .attributes
+            .push(AddressAttribute::Other(DefaultNla::new(IFA_TARGET_NETNSID, nsid.to_ne_bytes().to_vec())));
+        let mut addresses = Vec::new();
+        self.0
+            .ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP, |payload| {
+                addresses.extend(address::decode(payload));
+            })
+            .map_err(|source| InventoryError::Netlink { request: "RTM_GETADDR", source })?;
+        Ok(addresses)
     }
 
     /// The id that the namespace has in the node's, assigned now if it has none.

@@ -100,6 +100,11 @@ impl NodeNamespaces {
         self.net.iter().any(|own| own.id == id)
     }
 
+    /// Whether the process lives in the node's network namespace.
+    pub(super) fn has_net_of(&self, pid: i32) -> bool {
+        Process::open(pid).and_then(|process| process.netns()).is_ok_and(|netns| self.has_net(netns.id))
+    }
+
     fn has_mount(&self, process: &Process) -> bool {
         process.namespace("mnt").is_ok_and(|mount| self.mount.contains(&mount))
     }

@@ -12,6 +12,7 @@ use super::{
     CgroupId, Inventory, InventoryError, Pod, PodCgroup, cgroup,
     cri::{Cri, PodFacts},
     hierarchy::{Hierarchies, Unified},
+    kubelet,
     netdev::{self, Exits},
     netlink::Netlink,
     process::{self, Netns, NodeNamespaces},
@@ -24,14 +25,15 @@ const BATCH: usize = 256;
 /// Reads what runs on the node.
 #[derive(Clone, Debug)]
 pub struct Scanner {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     cri: Cri,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     hierarchies: Hierarchies,
-    node: NodeNamespaces,
+    pub(super) node: NodeNamespaces,
+    pub(super) kubelet: Mutex<Option<kubelet::Seen>>,
     netlink: Mutex<Netlink>,
     /// Where the last scan found the pods.
     seen: Mutex<BTreeMap<PodUid, Directories>>,
@@ -56,6 +58,7 @@ impl Scanner {
         let inner = Inner {
             hierarchies: Hierarchies::find(cgroup_root)?,
             node: NodeNamespaces::open()?,
+            kubelet: Mutex::default(),
             netlink: Mutex::new(Netlink::open()?),
             seen: Mutex::default(),
         };
@@ -157,7 +160,7 @@ impl Inner {
     ) -> Result<Inventory, InventoryError> {
         let mut pods = BTreeMap::new();
         let mut exits = BTreeMap::<PodUid, Vec<Exits>>::new();
-        let mut batch: Vec<(PodUid, Netns)> = Vec::new();
+        let mut batch: Vec<(PodUid, Netns, bool)> = Vec::new();
         for (&uid, directories) in directories {
             let cgroup = match (&self.hierarchies.unified, &directories.unified) {
                 (Some(unified), Some(path)) => pod_cgroup(unified, path),
@@ -169,7 +172,7 @@ impl Inner {
             let claimed = claims.get(&uid).into_iter().flat_map(claimed);
             let closely = closely.contains(&uid);
             let census = process::census(uid, &directories.pids()?, &self.node, closely, claimed, |netns| {
-                batch.push((uid, netns));
+                batch.push((uid, netns, closely));
                 if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
             let pod = Pod {
@@ -180,6 +183,7 @@ impl Inner {
                 processes: census.processes,
                 interfaces: Vec::new(),
                 guard: census.guard,
+                links: BTreeMap::new(),
                 powers: census.powers,
             };
             pods.insert(uid, pod);
@@ -187,6 +191,7 @@ impl Inner {
         self.flush(&mut batch, &mut exits)?;
         for (uid, exits) in exits {
             if let Some(pod) = pods.get_mut(&uid) {
+                pod.links = netdev::links(&exits, claims.get(&uid).map_or(&[], |facts| &facts.ips));
                 pod.interfaces = netdev::interfaces(exits);
             }
         }
@@ -197,13 +202,13 @@ impl Inner {
     /// one pod does not wait for a scan of all to end.
     fn flush(
         &self,
-        batch: &mut Vec<(PodUid, Netns)>,
+        batch: &mut Vec<(PodUid, Netns, bool)>,
         exits: &mut BTreeMap<PodUid, Vec<Exits>>,
     ) -> Result<(), InventoryError> {
         let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = netdev::exits(&mut netlink, batch.iter().map(|(_, netns)| netns))?;
+        let found = netdev::exits(&mut netlink, batch.iter().map(|(_, netns, closely)| (netns, *closely)))?;
         drop(netlink);
-        for ((uid, _), found) in batch.drain(..).zip(found) {
+        for ((uid, ..), found) in batch.drain(..).zip(found) {
             exits.entry(uid).or_default().push(found);
         }
         Ok(())

@@ -27,6 +27,10 @@ pub enum Family {
     DroppedPackets,
     /// What was dropped, in bytes.
     DroppedBytes,
+    /// What passed by an exemption, in packets.
+    ExemptedPackets,
+    /// What passed by an exemption, in bytes.
+    ExemptedBytes,
     /// How the isolations are written down.
     IsolationRecords,
     /// Pods on the node.
@@ -103,13 +107,15 @@ const NO_ALERT: &str = "-";
 
 impl Family {
     /// All families, in the order in which they are shown.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::IsolatedPods,
         Self::PodCoverage,
         Self::IsolationStart,
         Self::HookAttached,
         Self::DroppedPackets,
         Self::DroppedBytes,
+        Self::ExemptedPackets,
+        Self::ExemptedBytes,
         Self::IsolationRecords,
         Self::Pods,
         Self::PodsArmed,
@@ -161,6 +167,16 @@ impl Family {
                 "optional: it rises, so the pod still tries",
             ),
             Self::DroppedBytes => dropped(
+                "bytes",
+                "Bytes of those packets, from the Ethernet header on the veth, from the IP header on the cgroup.",
+                NO_ALERT,
+            ),
+            Self::ExemptedPackets => exempted(
+                "packets",
+                "Packets of an isolated pod that passed all the same, as part of kubelet's probes (probe) or with an allowed address (allow), at each hook that they crossed.",
+                "optional: `exemption=\"allow\"` rises while no responder is at work",
+            ),
+            Self::ExemptedBytes => exempted(
                 "bytes",
                 "Bytes of those packets, from the Ethernet header on the veth, from the IP header on the cgroup.",
                 NO_ALERT,
@@ -340,6 +356,11 @@ const fn counter(
 const fn dropped(unit: &'static str, help: &'static str, alert: &'static str) -> Descriptor {
     let labels = &[POD, DIRECTION, HOOK];
     Descriptor { stem: "dropped", kind: Kind::Counter, unit: Some(unit), labels, help, alert }
+}
+
+const fn exempted(unit: &'static str, help: &'static str, alert: &'static str) -> Descriptor {
+    let labels = &[POD, DIRECTION, HOOK, "exemption"];
+    Descriptor { stem: "exempted", kind: Kind::Counter, unit: Some(unit), labels, help, alert }
 }
 
 const fn histogram(stem: &'static str, help: &'static str, alert: &'static str) -> Descriptor {

@@ -2,7 +2,7 @@
 
 use std::{array, fmt, sync::Arc};
 
-use isolate_common::{DIRECTIONS, Direction, HOOKS, Hook, KernelError, LAYOUT_VERSION};
+use isolate_common::{DIRECTIONS, Direction, EXEMPTIONS, HOOKS, Hook, KernelError, LAYOUT_VERSION};
 use prometheus_client::{
     collector::Collector,
     encoding::{
@@ -14,7 +14,7 @@ use prometheus_client::{
 use super::{Inner, family::Family};
 use crate::{
     REVISION,
-    control::protocol::{Coverage, Drops, HookState, Isolation, Record, Status, UnarmedReason},
+    control::protocol::{Coverage, Drops, Exempted, HookState, Isolation, Record, Status, UnarmedReason},
 };
 
 /// The node at the moment of a scrape.
@@ -69,6 +69,16 @@ impl Scrape {
             Family::DroppedBytes => each_hook(&status.isolations, |isolation, hook, direction| {
                 let bytes = dropped(isolation, hook, direction).map(|drops| drops.bytes).sum::<u64>();
                 to.counter([&isolation.uid, direction.name(), hook.name()], bytes)
+            }),
+            Family::ExemptedPackets => each_exempted(&status.isolations, |isolation, labels, exempted| {
+                let [direction, hook, exemption] = labels;
+                let packets = exempted.map(|exempted| exempted.packets).unwrap_or_default();
+                to.counter([&isolation.uid, direction, hook, exemption], packets)
+            }),
+            Family::ExemptedBytes => each_exempted(&status.isolations, |isolation, labels, exempted| {
+                let [direction, hook, exemption] = labels;
+                let bytes = exempted.map(|exempted| exempted.bytes).unwrap_or_default();
+                to.counter([&isolation.uid, direction, hook, exemption], bytes)
             }),
             Family::IsolationRecords => each(&RECORDS, |&(record, name)| {
                 to.gauge([name], status.isolations.iter().filter(|isolation| isolation.record == record).count())
@@ -165,6 +175,25 @@ fn each_hook(
 ) -> fmt::Result {
     each(isolations, |isolation| {
         each(&HOOKS, |&hook| each(&DIRECTIONS, |&direction| encode(isolation, hook, direction)))
+    })
+}
+
+/// Series for pods that something passed for, of all exemptions, hooks and directions: a pod without has none.
+fn each_exempted(
+    isolations: &[Isolation],
+    mut encode: impl FnMut(&Isolation, [&'static str; 3], Option<&Exempted>) -> fmt::Result,
+) -> fmt::Result {
+    let some: Vec<&Isolation> = isolations.iter().filter(|isolation| !isolation.exempted.is_empty()).collect();
+    each(&some, |isolation| {
+        each(&EXEMPTIONS, |&exemption| {
+            each(&HOOKS, |&hook| {
+                each(&DIRECTIONS, |&direction| {
+                    let labels = [direction.name(), hook.name(), exemption.name()];
+                    let here = |one: &&Exempted| [&*one.direction, &*one.hook, &*one.exemption] == labels;
+                    encode(isolation, labels, isolation.exempted.iter().find(here))
+                })
+            })
+        })
     })
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::control::protocol::{
-    Coverage, Drops, HookState, HookStatus, Isolation, KernelErrorCount, Record, Unarmed, UnarmedReason,
+    Coverage, Drops, Exempted, HookState, HookStatus, Isolation, KernelErrorCount, Record, Unarmed, UnarmedReason,
 };
 
 /// A node with so many isolated pods, each with every hook.
@@ -42,6 +42,8 @@ fn mk_isolation(index: u32) -> Isolation {
         by: "root".to_owned(),
         since: Timestamp::UNIX_EPOCH,
         keep_loopback: false,
+        probe_ports: Vec::new(),
+        allow: Vec::new(),
         until: None,
         record: Record::Saved,
         coverage: Coverage::Full,
@@ -55,6 +57,13 @@ fn mk_isolation(index: u32) -> Isolation {
                 detail: None,
             })
             .collect(),
+        exempted: vec![Exempted {
+            exemption: "probe".to_owned(),
+            hook: "veth".to_owned(),
+            direction: "in".to_owned(),
+            packets: 3,
+            bytes: 300,
+        }],
         drops: places()
             .map(|(hook, direction)| Drops {
                 hook: hook.name().to_owned(),
@@ -118,6 +127,11 @@ fn the_status_is_told_as_it_is() {
     assert!(!text.contains(&format!("isolate_hook_attached{{pod_uid=\"{broken}\",hook=\"cgroup\"")), "{text}");
     has(&text, &format!("isolate_dropped_packets_total{{pod_uid=\"{whole}\",direction=\"in\",hook=\"veth\"}} 5"));
     has(&text, &format!("isolate_dropped_bytes_total{{pod_uid=\"{whole}\",direction=\"out\",hook=\"cgroup\"}} 500"));
+    let exempted =
+        |exemption| format!("{{pod_uid=\"{whole}\",direction=\"in\",hook=\"veth\",exemption=\"{exemption}\"}}");
+    has(&text, &format!("isolate_exempted_packets_total{} 3", exempted("probe")));
+    has(&text, &format!("isolate_exempted_bytes_total{} 300", exempted("probe")));
+    has(&text, &format!("isolate_exempted_packets_total{} 0", exempted("allow")));
     has(&text, "isolate_isolation_records{record=\"unsaved\"} 1");
     has(&text, "isolate_pods 110");
     has(&text, "isolate_pods_armed 100");

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use isolate_common::{Ask, Direction, Policy};
+use isolate_common::{AllowRules, Ask, Direction, LinkFacts, Policy};
 
 use crate::{
+    allow::Range,
     inventory::{CgroupId, HostVeth, IfIndex, Way},
     observed::{NetdevKey, Slot},
 };
@@ -12,6 +13,10 @@ use crate::{
 /// One change in the kernel. The order of the variants is the order in which they are carried out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
+    /// Forgets addresses that a pod was allowed to talk to.
+    DropAllowed(Slot, Range),
+    /// Forgets the two sides of a host veth: no question for a hardware address is answered there.
+    DropLink(IfIndex),
     /// Puts a pod into a slot; its counters start at zero if the slot was another's.
     SetPolicy {
         /// The slot.
@@ -33,6 +38,12 @@ pub enum Action {
     AttachVeth(HostVeth, Direction),
     /// Attaches the netdev hook inside an isolated pod.
     AttachNetdev(NetdevPlace, Direction),
+    /// Says which cgroup is kubelet's; none lets no probe pass.
+    SetKubelet(Option<CgroupId>),
+    /// Says who is at the two sides of a host veth.
+    SetLink(IfIndex, LinkFacts),
+    /// Lets a pod talk to addresses.
+    SetAllowed(Slot, Range, AllowRules),
     /// Attaches the LSM hook.
     AttachLsm(CgroupPlace, Ask),
     /// Detaches the LSM hook, or collects its pin.
@@ -110,8 +121,16 @@ impl Action {
             Self::DropVethKey(_) => "DropVethKey",
             Self::NarrowGate(_) => "NarrowGate",
             Self::Vacate(_) => "Vacate",
-            // Most kernels have no LSM hook, and the tests want every step to be come by.
-            Self::AttachLsm(..) | Self::DetachLsm(..) | Self::DetachVeth(..) => return None,
+            // Only where the kernel takes LSM programs, beside the other hooks.
+            Self::AttachLsm(..)
+            | Self::DetachLsm(..)
+            // Given last and taken first: without them less passes.
+            | Self::DropAllowed(..)
+            | Self::DropLink(_)
+            | Self::SetKubelet(_)
+            | Self::SetLink(..)
+            | Self::SetAllowed(..)
+            | Self::DetachVeth(..) => return None,
         })
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isolate_common::{Ask, DIRECTIONS, GATE_SHUT, Policy, PolicyFlags};
+use isolate_common::{AllowRules, Ask, DIRECTIONS, GATE_SHUT, LinkFacts, Policy, PolicyFlags};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    allow::{self, Allow, Range},
     desired::{Entry, RECORD_VERSION, Record},
     inventory::{PodCgroup, Way},
 };
@@ -17,7 +18,8 @@ fn uid(pod: u8) -> PodUid {
     PodUid::new([pod; 16], false)
 }
 
-fn entry(pod: u8, keep_loopback: bool) -> Entry {
+/// One bit of `options` for each of loopback, probes and allowed addresses.
+fn entry(pod: u8, options: u8) -> Entry {
     Entry::Saved(Record {
         version: RECORD_VERSION,
         uid: uid(pod),
@@ -25,9 +27,23 @@ fn entry(pod: u8, keep_loopback: bool) -> Entry {
         since: jiff::Timestamp::UNIX_EPOCH,
         by: "test".into(),
         reason: None,
-        keep_loopback,
+        keep_loopback: options & 1 != 0,
+        probe_ports: if options & 2 != 0 { [80, 8080].into() } else { BTreeSet::new() },
+        allow: if options & 4 != 0 {
+            ranges()[..2].iter().map(|text| text.parse().expect("valid")).collect()
+        } else {
+            Vec::new()
+        },
         limit: None,
     })
+}
+
+fn ranges() -> [&'static str; 3] {
+    ["10.0.0.0/8:22", "in:10.0.0.1", "2001:db8::/32"]
+}
+
+fn facts(ifindex: u32) -> LinkFacts {
+    LinkFacts { node: [ifindex.to_ne_bytes()[0]; 6], ..LinkFacts::default() }
 }
 
 fn veth(ifindex: u32) -> Interface {
@@ -46,6 +62,7 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
         processes: 1,
         interfaces: veths.iter().copied().map(veth).collect(),
         guard: None,
+        links: veths.iter().map(|&ifindex| (IfIndex(ifindex), facts(ifindex))).collect(),
         powers: None,
     }
 }
@@ -93,6 +110,19 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         Action::DetachLsm(id, ask) => {
             kernel.lsm_links.remove(&(*id, *ask));
         }
+        Action::SetKubelet(id) => kernel.kubelet = *id,
+        Action::SetLink(ifindex, facts) => {
+            kernel.links.insert(*ifindex, *facts);
+        }
+        Action::DropLink(ifindex) => {
+            kernel.links.remove(ifindex);
+        }
+        Action::SetAllowed(slot, range, rules) => {
+            kernel.allowed.insert((*slot, *range), *rules);
+        }
+        Action::DropAllowed(slot, range) => {
+            kernel.allowed.remove(&(*slot, *range));
+        }
         Action::DetachVeth(ifindex, direction) => {
             kernel.veth_links.remove(&(*ifindex, *direction));
         }
@@ -131,7 +161,13 @@ struct Node {
 
 impl Node {
     fn view(&self) -> View<'_> {
-        View { desired: &self.desired, inventory: &self.inventory, observed: &self.kernel, arm: self.arm }
+        View {
+            desired: &self.desired,
+            inventory: &self.inventory,
+            observed: &self.kernel,
+            arm: self.arm,
+            kubelet: Some(CgroupId(1)),
+        }
     }
 
     fn desired_owner(&self, owns: impl Fn(&Pod) -> bool) -> bool {
@@ -192,6 +228,25 @@ fn asks(
     Ask::ALL.into_iter().filter(move |ask| ask.direction() == direction).map(move |ask| ((id, ask), state))
 }
 
+type Exempted = (Option<CgroupId>, BTreeMap<IfIndex, LinkFacts>, BTreeMap<(Slot, Range), AllowRules>);
+
+fn exemptions() -> impl Strategy<Value = Exempted> {
+    let range = (0..3_usize).prop_map(|index| {
+        let allow: Allow = ranges()[index].parse().expect("valid");
+        *allow::compile(&[allow]).expect("one").keys().next().expect("one")
+    });
+    let allowed = proptest::collection::btree_map((0..8_u32, range), any::<bool>(), 0..6);
+    let links = proptest::collection::btree_map(10..18_u32, 9..12_u32, 0..4);
+    (proptest::option::of(0..3_u64), links, allowed).prop_map(|(kubelet, links, allowed)| {
+        let links = links.into_iter().map(|(ifindex, other)| (IfIndex(ifindex), facts(other))).collect();
+        let mut some = AllowRules::default();
+        some.rules[0].0 = 1;
+        let rules = |full| if full { some } else { AllowRules::default() };
+        let allowed = allowed.into_iter().map(|((slot, range), full)| ((Slot(slot), range), rules(full))).collect();
+        (kubelet.map(CgroupId), links, allowed)
+    })
+}
+
 fn cgroup_ids() -> impl Strategy<Value = CgroupId> {
     (0..2_u64, 0..u64::from(PODS)).prop_map(|(generation, pod)| CgroupId(100 + 100 * generation + pod))
 }
@@ -201,7 +256,8 @@ prop_compose! {
     fn kernels()(
         capacity in 0..7_u32,
         gate in prop_oneof![Just(GATE_SHUT), Just(0b1101), any::<u16>().prop_map(u32::from)],
-        policies in proptest::collection::btree_map(1..7_u32, (0..PODS, 0..2_u32), 0..5),
+        policies in proptest::collection::btree_map(1..7_u32, (0..PODS, 0..16_u32), 0..5),
+        exempted in exemptions(),
         cgroup_keys in proptest::collection::btree_map(cgroup_ids(), 0..8_u32, 0..6),
         veth_keys in proptest::collection::btree_map(10..18_u32, 0..8_u32, 0..6),
         cgroup_links in links(cgroup_ids()),
@@ -213,9 +269,12 @@ prop_compose! {
         })),
     ) -> Observed {
         let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
-            (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags) })
+            (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags), ..Policy::default() })
         };
         Observed {
+            kubelet: exempted.0,
+            links: exempted.1,
+            allowed: exempted.2,
             capacity,
             gate,
             policies: policies.into_iter().map(policy).collect(),
@@ -232,12 +291,12 @@ prop_compose! {
 
 prop_compose! {
     fn nodes()(
-        desired in proptest::collection::btree_map(0..PODS, any::<bool>(), 0..=usize::from(PODS)),
+        desired in proptest::collection::btree_map(0..PODS, 0..8_u8, 0..=usize::from(PODS)),
         inventory in pods(),
         kernel in kernels(),
         on_demand in any::<bool>(),
     ) -> Node {
-        let desired = desired.into_iter().map(|(pod, keep)| (uid(pod), entry(pod, keep))).collect();
+        let desired = desired.into_iter().map(|(pod, options)| (uid(pod), entry(pod, options))).collect();
         Node { desired, inventory, kernel, arm: if on_demand { Arm::OnDemand } else { Arm::All } }
     }
 }
@@ -327,6 +386,47 @@ proptest! {
         }
         if node.desired.is_empty() && node.kernel.veth_keys.is_empty() {
             prop_assert_eq!(node.kernel.gate, GATE_SHUT);
+        }
+    }
+
+    /// Exempted is what is asked for; and nothing is, at any step, that was not before and is not asked for.
+    #[test]
+    fn what_is_exempted_is_what_is_desired(mut node in nodes()) {
+        let before = node.kernel.clone();
+        let plan = node.view().plan();
+        let slots: BTreeMap<Slot, &Entry> = {
+            let mut after = before.clone();
+            plan.enforce.iter().for_each(|action| carry_out(&mut after, action));
+            after.slots().into_iter().filter_map(|(uid, slot)| Some((slot, node.desired.get(&uid)?))).collect()
+        };
+        let wanted = |slot: &Slot, range: &Range| slots.get(slot).and_then(|entry| entry.allowed().get(range).copied());
+        for action in &plan.enforce {
+            carry_out(&mut node.kernel, action);
+            for ((slot, range), rules) in &node.kernel.allowed {
+                let had = before.allowed.get(&(*slot, *range)) == Some(rules);
+                prop_assert!(had || wanted(slot, range) == Some(*rules), "{:?}", action);
+            }
+            // A slot that gets another pod has none of the former one's.
+            if let Action::SetPolicy { slot, .. } = action {
+                let all_wanted = node.kernel.allowed.keys().filter(|(of, _)| of == slot);
+                let mut stale = all_wanted.filter(|(_, range)| wanted(slot, range).is_none());
+                prop_assert_eq!(stale.next(), None);
+            }
+        }
+        for ((slot, range), rules) in &node.kernel.allowed {
+            prop_assert_eq!(wanted(slot, range), Some(*rules));
+        }
+        for (slot, entry) in &slots {
+            for (range, rules) in entry.allowed() {
+                prop_assert_eq!(node.kernel.allowed.get(&(*slot, range)), Some(&rules));
+            }
+        }
+        let keeps = node.desired.values().any(Entry::keeps_probes);
+        prop_assert_eq!(node.kernel.kubelet, keeps.then_some(CgroupId(1)));
+        for (ifindex, known) in &node.kernel.links {
+            prop_assert!(node.desired_owner(owns_veth(*ifindex)));
+            // A pod that there is no slot for has no exemptions that could go by it.
+            prop_assert!(*known == facts(ifindex.0) || !plan.no_slot.is_empty());
         }
     }
 
@@ -435,11 +535,15 @@ proptest! {
                 Action::SetPolicy { policy, .. } => chosen.contains(&uid_of(policy)),
                 Action::SetCgroupKey(id, _) => mine(&owns_cgroup(*id)),
                 Action::AttachCgroup(place, _) | Action::AttachLsm(place, _) => mine(&owns_cgroup(place.id)),
-                Action::SetVethKey(ifindex, _) => mine(&owns_veth(*ifindex)),
+                Action::SetVethKey(ifindex, _) | Action::SetLink(ifindex, _) => mine(&owns_veth(*ifindex)),
                 Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
                 Action::AttachNetdev(place, _) => {
                     mine(&|pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index))
                 }
+                Action::SetAllowed(slot, ..) | Action::DropAllowed(slot, _) => {
+                    node.kernel.policies.get(slot).is_none_or(|policy| chosen.contains(&uid_of(policy)))
+                }
+                Action::SetKubelet(_) => true,
                 Action::OpenGate(gate) => gate & node.kernel.gate == node.kernel.gate,
                 _ => false,
             };

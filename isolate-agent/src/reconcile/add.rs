@@ -6,8 +6,10 @@ use jiff::Timestamp;
 
 use super::{Engine, essential, remember, resolve::Purpose};
 use crate::{
+    allow,
     control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
     desired::{Desired, Entry, RECORD_VERSION, Record},
+    enforce::MAX_ALLOWED_IN_ALL,
     events::Kind,
     inventory::{Guard, Inventory},
     limit::{Now, TimeLimit},
@@ -40,6 +42,7 @@ impl Engine {
             }
         };
         let before = self.want(&uids, request, limit.as_ref(), by);
+        self.look_for_kubelet();
         let (actions, no_slots) = self.view().isolate(&uids);
         // The rest only covers what a CNI may hand over past the host ends, and waits for RCU at each.
         let cut =
@@ -133,8 +136,52 @@ impl Engine {
                     format!("pod {} was not isolated: {why}; --force does it all the same", self.called(&uid));
                 Err(self.outcome(text, uid, Code::Refused, message))
             }
-            _ => Ok((text.to_owned(), uid)),
+            _ => match self.cannot_exempt(&uid, request) {
+                Some(why) => {
+                    let message = format!("nothing was changed for pod {}: {why}", self.called(&uid));
+                    Err(self.outcome(text, uid, Code::Refused, message))
+                }
+                None => Ok((text.to_owned(), uid)),
+            },
         }
+    }
+
+    /// Why what is to pass for this pod cannot be told from the rest, if so. Nothing overrides that: it would be widened.
+    fn cannot_exempt(&self, uid: &PodUid, request: &AddRequest) -> Option<String> {
+        let pod = self.inventory.pods.get(uid);
+        let has_exemptions = request.keep_probes || !request.allow.is_empty();
+        if has_exemptions && pod.is_some_and(|pod| !pod.interfaces.is_empty() && pod.host_veths().next().is_none()) {
+            return Some(
+                "none of its interfaces has an end on the node, where what may pass is told from the rest: leave out \
+                 --keep-probes and --allow"
+                    .to_owned(),
+            );
+        }
+        if request.keep_probes {
+            if pod.is_some_and(|pod| pod.host_network) {
+                return Some(
+                    "it uses the node's network, where kubelet's probes cross no interface of the pod and cannot be \
+                     told from other traffic of the node: leave out --keep-probes (its loopback passes with \
+                     --keep-loopback --force)"
+                        .to_owned(),
+                );
+            }
+            if request.probe_ports.is_empty() {
+                return Some(
+                    "no port is known that its probes call: give each with --probe-port, or isolate it without \
+                     --keep-probes"
+                        .to_owned(),
+                );
+            }
+            if let Err(error) = self.scanner.kubelet(self.settings.kubelet_cgroup.as_deref()) {
+                return Some(format!("{error}; or isolate it without --keep-probes"));
+            }
+        }
+        let wanted = request.allowed().ok().and_then(|allowed| allow::compile(&allowed).ok()).unwrap_or_default().len();
+        let known = self.desired.iter().filter(|(of, _)| *of != uid).map(|(_, entry)| entry.allowed().len());
+        (wanted > 0 && known.sum::<usize>() + wanted > MAX_ALLOWED_IN_ALL).then(|| {
+            format!("{MAX_ALLOWED_IN_ALL} allowed addresses of all pods together are kept, and this would be more")
+        })
     }
 
     /// The time limit that is asked for, on the clocks of now.
@@ -172,6 +219,9 @@ impl Engine {
                     .clone()
                     .or_else(|| before.and_then(Entry::record).and_then(|record| record.reason.clone())),
                 keep_loopback: request.keep_loopback,
+                probe_ports: request.probe_ports.iter().copied().collect(),
+                // Checked where the request came in.
+                allow: request.allowed().unwrap_or_default(),
                 limit: limit.cloned(),
             };
             self.desired.insert(*uid, Entry::Unsaved(record));

@@ -31,7 +31,7 @@ use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
     enforce::{EnforceError, Enforcer, KernelLog},
     events::{Event, Journal, Kind},
-    inventory::{IfIndex, Interface, Inventory, InventoryError, Scanner, cri::Cri},
+    inventory::{CgroupId, IfIndex, Interface, Inventory, InventoryError, Scanner, cri::Cri},
     lock::{Lock, LockError},
     observed::Observed,
     plan::{self, Action, View},
@@ -84,6 +84,8 @@ pub struct Engine {
     /// The records could not be listed: pods may have to be isolated that nobody here knows of.
     unread: bool,
     inventory: Inventory,
+    /// The cgroup that kubelet runs in, looked for while some pod's probes are to be kept.
+    kubelet: Option<CgroupId>,
     observed: Observed,
     /// The same after the last change of ours: what is missing later was undone by somebody else.
     known: Observed,
@@ -130,6 +132,7 @@ impl Engine {
             desired,
             unread,
             inventory,
+            kubelet: observed.kubelet,
             known: observed.clone(),
             observed,
             away,
@@ -156,6 +159,8 @@ impl Engine {
                 by: "isolate-agent (recovered)".to_owned(),
                 reason: Some("found isolated in the kernel, without a record, when the agent started".to_owned()),
                 keep_loopback: policy.flags.contains(isolate_common::PolicyFlags::KEEP_LOOPBACK),
+                probe_ports: BTreeSet::new(),
+                allow: Vec::new(),
                 limit: None,
             };
             self.desired.insert(uid, Entry::Unsaved(record));
@@ -194,6 +199,7 @@ impl Engine {
         let found = self.observed.clone();
         let inventory = self.know(scanned?);
         self.unattachable.clear();
+        self.look_for_kubelet();
         let plan = self.view().plan();
         for uid in &plan.no_slot {
             self.warnings.push(self.no_slot(uid));
@@ -279,8 +285,29 @@ impl Engine {
         }
     }
 
+    /// Looks where kubelet runs, if that matters to anybody. While it is not known, no probe passes.
+    fn look_for_kubelet(&mut self) {
+        if !self.desired.values().any(Entry::keeps_probes) {
+            self.kubelet = None;
+            return;
+        }
+        match self.scanner.kubelet(self.settings.kubelet_cgroup.as_deref()) {
+            Ok(id) => self.kubelet = Some(id),
+            Err(error) => {
+                self.kubelet = None;
+                self.warnings.push(format!("no probes are kept: {error}"));
+            }
+        }
+    }
+
     fn view(&self) -> View<'_> {
-        View { desired: &self.desired, inventory: &self.inventory, observed: &self.observed, arm: self.settings.arm }
+        View {
+            desired: &self.desired,
+            inventory: &self.inventory,
+            observed: &self.observed,
+            arm: self.settings.arm,
+            kubelet: self.kubelet,
+        }
     }
 
     /// Carries out all of them, whatever becomes of each.

@@ -174,12 +174,15 @@ fn status() -> Status {
         by: "root (uid 0)".to_owned(),
         since: "2026-03-01T03:00:00Z".parse().expect("a time"),
         keep_loopback: false,
+        probe_ports: Vec::new(),
+        allow: Vec::new(),
         until: None,
         record: Record::Saved,
         coverage: Coverage::Full,
         open: Vec::new(),
         hooks: Vec::new(),
         drops: Vec::new(),
+        exempted: Vec::new(),
     };
     Status {
         taken_at: "2026-03-01T04:00:00Z".parse().expect("a time"),
