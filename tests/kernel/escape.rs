@@ -10,6 +10,7 @@ mod known;
 mod l2;
 mod matrix;
 mod odd;
+mod prober;
 mod rtnetlink;
 mod run;
 mod sockets;
@@ -22,6 +23,7 @@ use std::env;
 use libtest_mimic::Trial;
 
 use self::{
+    cut::Cut,
     run::{Row, Setting, Verdict},
     stage::Stage,
 };
@@ -64,8 +66,15 @@ const FAMILIES: [(&str, &[Escape]); 6] = [
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = Setting::ALL
         .into_iter()
-        .map(|setting| suite::trial(&format!("escape::{}", setting.name()), &[], move || nothing_escapes(setting)))
+        .map(|setting| {
+            suite::trial(&format!("escape::{}", setting.name()), &[], move || nothing_escapes(setting, Cut::Agent))
+        })
         .collect();
+    let probed = Setting::ALL.into_iter().filter(|setting| setting.has_host_end()).map(|setting| {
+        let name = format!("escape::{}_while_probed", setting.name());
+        suite::trial(&name, &[], move || nothing_escapes(setting, Cut::AgentKeepingProbes))
+    });
+    trials.extend(probed);
     trials.push(suite::trial("escape::the_lists_agree", &[], the_lists_agree));
     if let Some(path) = env::var_os(matrix::PATH) {
         let write = move || {
@@ -78,8 +87,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// All channels of a setting: they work, are cut, and work again; except those that are known to leak, which do.
-fn nothing_escapes(setting: Setting) {
-    let rows = run::perform(setting, cut::Cut::Agent);
+fn nothing_escapes(setting: Setting, cut: Cut) {
+    let rows = run::perform(setting, cut);
     let wrong: Vec<String> = rows.iter().filter_map(disagreement).collect();
     assert!(wrong.is_empty(), "{} of {} channels:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }

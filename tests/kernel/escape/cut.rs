@@ -8,8 +8,12 @@ use std::{
 
 use isolate_tests::{agent::Daemon, launch, netdev};
 
-use super::{known, run::Setting};
-use crate::scene::Scene;
+use super::{
+    known,
+    prober::{self, Prober},
+    run::Setting,
+};
+use crate::{probes::kubelet, scene::Scene};
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,15 @@ pub(super) enum Cut {
     LinkDown,
     /// `isolate-agent add`, with its daemon running.
     Agent,
+    /// The same with `--keep-probes`, while kubelet probes.
+    AgentKeepingProbes,
+}
+
+/// What runs beside a cut. Dropped from top to bottom.
+#[derive(Default)]
+pub(super) struct Beside {
+    prober: Option<Prober>,
+    _daemon: Option<Daemon>,
 }
 
 const TABLES: [&str; 2] = ["iptables", "ip6tables"];
@@ -39,21 +52,32 @@ impl Cut {
             Self::NftNetdev => "nftables netdev",
             Self::LinkDown => "link down",
             Self::Agent => "isolate-agent",
+            Self::AgentKeepingProbes => "isolate-agent --keep-probes",
         }
     }
 
     /// What has to run before.
-    pub(super) fn prepare(self, scene: &Scene) -> Option<Daemon> {
-        (self == Self::Agent).then(|| scene.agent.daemon())
+    pub(super) fn prepare(self, scene: &Scene, setting: Setting) -> Beside {
+        match self {
+            Self::Agent => Beside { _daemon: Some(scene.agent.daemon()), prober: None },
+            Self::AgentKeepingProbes => {
+                Beside { prober: Some(Prober::start(scene, setting)), _daemon: Some(kubelet::agent(scene).daemon()) }
+            }
+            _ => Beside::default(),
+        }
     }
 
-    pub(super) fn apply(self, scene: &Scene, setting: Setting) {
+    pub(super) fn apply(self, scene: &Scene, setting: Setting, beside: &Beside) {
         match self {
             Self::IptablesInput => rules(scene, "-I", &TABLES[..1], &["INPUT"]),
             Self::IptablesAll => rules(scene, "-I", &TABLES, &["INPUT", "OUTPUT", "FORWARD"]),
             Self::NftNetdev => nft(scene, &netdev_table(scene)),
             Self::LinkDown => links(scene, "down"),
-            Self::Agent => isolate(scene, setting),
+            Self::Agent => isolate(scene, setting, &[]),
+            Self::AgentKeepingProbes => {
+                isolate(scene, setting, &["--keep-probes", "--probe-port", &prober::PORT.to_string()]);
+                beside.prober.as_ref().expect("it was started").assert_answered();
+            }
         }
     }
 
@@ -62,10 +86,10 @@ impl Cut {
         match self {
             Self::IptablesInput | Self::IptablesAll => {
                 self.lift(scene, Setting::Changing);
-                self.apply(scene, Setting::Changing);
+                self.apply(scene, Setting::Changing, &Beside::default());
             }
             Self::LinkDown => links(scene, "down"),
-            Self::NftNetdev | Self::Agent => {}
+            Self::NftNetdev | Self::Agent | Self::AgentKeepingProbes => {}
         }
     }
 
@@ -83,7 +107,7 @@ impl Cut {
                     routes(scene);
                 }
             }
-            Self::Agent => {
+            Self::Agent | Self::AgentKeepingProbes => {
                 scene.agent.remove(&[scene.web.uid()]);
             }
         }
@@ -91,9 +115,9 @@ impl Cut {
 }
 
 /// The exit code and the status must say what the suite is about to find.
-fn isolate(scene: &Scene, setting: Setting) {
+fn isolate(scene: &Scene, setting: Setting, options: &[&str]) {
     let partly = known::is_partly_covered(setting);
-    let added = scene.agent.run(&["add", scene.web.uid()]).expect(if partly { 5 } else { 0 });
+    let added = scene.agent.run(&[&["add", scene.web.uid()], options].concat()).expect(if partly { 5 } else { 0 });
     let coverage = &scene.agent.isolation(scene.web.uid())["coverage"];
     assert_eq!(coverage, if partly { "partial" } else { "full" }, "{}", added.text());
 }

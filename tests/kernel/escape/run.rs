@@ -113,6 +113,11 @@ impl Setting {
         }
     }
 
+    /// Whether its interfaces have ends on the node.
+    pub(super) fn has_host_end(self) -> bool {
+        !matches!(self, Self::Macvlan | Self::Ipvlan | Self::HostNetwork)
+    }
+
     fn channels(self) -> Vec<(&'static str, &'static Escape)> {
         let all = FAMILIES.into_iter().flat_map(|(family, all)| all.iter().map(move |escape| (family, escape)));
         all.filter(|(_, escape)| escape.setting == self).collect()

@@ -10,7 +10,6 @@ use std::{
 };
 
 use isolate_tests::{
-    agent::Daemon,
     channel::End,
     frame::{EXPERIMENT, Mark},
     launch, netdev,
@@ -21,7 +20,11 @@ use isolate_tests::{
     wire::{Answer, Family, Handle, Kind, Raw, Request},
 };
 
-use super::{Halt, cut::Cut, run::Setting};
+use super::{
+    Halt,
+    cut::{Beside, Cut},
+    run::Setting,
+};
 use crate::scene::Scene;
 
 /// What is expected to arrive may take long on a busy machine; what is expected not to is waited for a while.
@@ -56,7 +59,7 @@ pub(super) struct Stage {
     /// In the pod's network namespace, and in a cgroup of the node.
     pub(super) stranger: Process,
     watchers: Vec<Observer>,
-    _daemon: Option<Daemon>,
+    beside: Beside,
     pub(super) scene: Scene,
 }
 
@@ -72,7 +75,7 @@ pub(super) struct Old {
 impl Stage {
     pub(super) fn build(setting: Setting, cut: Cut) -> Self {
         let scene = Scene::with(&setting.spec());
-        let daemon = cut.prepare(&scene);
+        let beside = cut.prepare(&scene, setting);
         let pod = scene.web.netns();
         for (variable, value) in [
             // What `IFLA_AF_SPEC` or a writable /proc/sys would let the attacker do.
@@ -109,7 +112,7 @@ impl Stage {
             programmer,
             stranger,
             watchers,
-            _daemon: daemon,
+            beside,
             scene,
         };
         stage.know_each_other();
@@ -131,7 +134,7 @@ impl Stage {
 
     pub(super) fn cut_off(&mut self) {
         self.state.set(State::Cut);
-        self.cut.apply(&self.scene, self.setting);
+        self.cut.apply(&self.scene, self.setting, &self.beside);
     }
 
     pub(super) fn release(&mut self) {
