@@ -273,6 +273,10 @@ impl Agent {
             assert!(ended.is_none(), "the daemon ended: {}\n{}", ended.expect("just seen"), daemon.log());
             UnixStream::connect(&socket).is_ok()
         });
+        // It listens before it has its programs, and on a slow machine a command would not wait that long.
+        let stream = UnixStream::connect(&socket).expect("it did just now");
+        stream.set_read_timeout(Some(wait::DEADLINE)).expect("a socket has a timeout");
+        request(stream, "GET", "/v1/openapi.json", b"");
         daemon
     }
 }
