@@ -42,6 +42,7 @@ mod scene;
 mod strangers;
 mod suite;
 mod upgrade;
+mod v1;
 mod verify;
 
 use std::process::ExitCode;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         arming::trials(),
         clsact::trials(),
         clsact::others(),
+        v1::trials(),
         names::trials(),
         powers::trials(),
         preview::trials(),

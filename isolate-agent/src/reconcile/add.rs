@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Engine, essential, remember, resolve::Purpose};
 use crate::{
     allow,
-    control::protocol::{AddRequest, Code, Coverage, Isolation, Outcome, Outcomes},
+    control::protocol::{AddRequest, Code, Coverage, HookState, Isolation, Outcome, Outcomes},
     desired::{Desired, Entry, RECORD_VERSION, Record},
     enforce::MAX_ALLOWED_IN_ALL,
     events::Kind,
@@ -281,14 +281,22 @@ impl Engine {
     fn report(&self, text: &str, uid: PodUid, unsaved: Option<&str>, errors: &[String]) -> Outcome {
         let entry = &self.desired[&uid];
         let slot = self.observed.slots().get(&uid).copied();
-        let Isolation { coverage, open, .. } = self.isolation(&uid, entry, slot, None);
+        let Isolation { coverage, open, hooks, .. } = self.isolation(&uid, entry, slot, None);
         let called = self.called(&uid);
+        let uncut = coverage == Coverage::Partial && hooks.iter().all(|hook| hook.state != HookState::Holding);
         let mut message = match coverage {
+            Coverage::Partial if uncut => {
+                format!("pod {called} is NOT cut off, nothing on this node can do it: {}", open.join("; "))
+            }
             Coverage::Full => format!("pod {called} is isolated"),
             Coverage::Partial => format!("pod {called} is isolated, but only partly covered: {}", open.join("; ")),
             Coverage::Absent => format!("pod {called} is not on this node now; it is isolated as soon as it is"),
         };
-        let mut code = if coverage == Coverage::Partial { Code::PartlyCovered } else { Code::Done };
+        let mut code = match coverage {
+            Coverage::Partial if uncut => Code::Failed,
+            Coverage::Partial => Code::PartlyCovered,
+            Coverage::Full | Coverage::Absent => Code::Done,
+        };
         if !errors.is_empty() {
             code = if coverage == Coverage::Full { Code::PartlyCovered } else { Code::Failed };
             message =
