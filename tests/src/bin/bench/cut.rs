@@ -3,12 +3,14 @@
 use std::{
     os::unix::net::UnixStream,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use isolate_tests::{
     agent::{Agent, Daemon, request},
+    netdev,
     node::Node,
-    wait,
+    program, wait,
 };
 
 use crate::{
@@ -23,6 +25,12 @@ use crate::{
 /// Pods on each node: an ordinary node has some dozens.
 const PODS: u32 = 10;
 const ARM_ON_DEMAND: [&str; 2] = ["--arm", "on-demand"];
+
+/// Both families, both ways.
+const IPTABLES: &str = "iptables -w -I INPUT -j DROP && iptables -w -I OUTPUT -j DROP && ip6tables -w -I INPUT -j DROP && \
+                        ip6tables -w -I OUTPUT -j DROP";
+const NFT: &str = "nft -f - <<'E'\ntable inet cut {\n chain in { type filter hook input priority 0; policy drop; }\n \
+                   chain out { type filter hook output priority 0; policy drop; }\n}\nE\n";
 
 /// A way to cut a pod off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +92,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
             place.round(samples);
         }
     }
+    report.figure("cut.tcx_attach", "ms", &tcx_attach(&places[WAYS.len() - 1], options.cut_rounds.min(50)));
     let of = |way| &samples[WAYS.into_iter().position(|known| known == way).expect("every way is measured")];
     let mut table =
         Table::new(&["way", "last packet out: p50", "p99", "max", "whole command: p50", "p99", "of iptables"]);
@@ -99,6 +108,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         report.figure(&format!("{name}.first_held"), "µs", &samples.first_held);
         report.figure(&format!("{name}.whole"), "µs", &samples.whole);
         report.figure(&format!("{name}.whole_over_iptables"), "1", &ratio);
+        if !samples.enforced.samples().is_empty() {
+            report.figure(&format!("{name}.enforced"), "µs", &samples.enforced);
+        }
         lines.push((way.name().to_owned(), distribution(&samples.last_out)));
     }
     report.section(Section {
@@ -126,6 +138,26 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     });
 }
 
+/// How long attaching an empty program to an idle interface takes, in milliseconds: the floor of each attach.
+fn tcx_attach(place: &Place, times: u32) -> Series {
+    const NEXT: i32 = -1;
+    let ifindex = netdev::index(place.node.netns(), &place.pods[PODS as usize - 1].veth);
+    let one = |_| {
+        let start = Instant::now();
+        let link = program::answer_first(program::Place::TcxIngress, ifindex, NEXT);
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        drop(link.expect("the kernel has tcx"));
+        took
+    };
+    place.node.netns().enter(|| (0..times).map(one).collect())
+}
+
+/// What an answer of the control socket says of how soon the pod was cut off, in microseconds.
+fn enforced_after(answer: &str) -> Option<f64> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    answer["results"][0]["enforced_after_us"].as_f64()
+}
+
 /// Points of the cumulative distribution, in percent.
 fn distribution(series: &Series) -> Vec<(f64, f64)> {
     let mut sorted = series.samples().to_vec();
@@ -145,6 +177,8 @@ struct Samples {
     last_out: Series,
     first_held: Series,
     whole: Series,
+    /// What the agent says of itself, where it does.
+    enforced: Series,
 }
 
 impl Place {
@@ -176,7 +210,10 @@ impl Place {
     fn round(&self, samples: &mut Samples) {
         let pod = &self.pods[0];
         let cut = self.node.netns().enter(|| self.sink.time(&[pod], PERIOD, || self.cut(pod)));
-        assert!(cut.result, "{:?} failed", self.way);
+        let answer = cut.result.unwrap_or_else(|| panic!("{:?} failed", self.way));
+        if let Some(enforced) = enforced_after(&answer) {
+            samples.enforced.push(enforced);
+        }
         samples.last_out.push(cut.pods[0].last_out);
         samples.first_held.push(cut.pods[0].first_held);
         samples.whole.push(cut.whole);
@@ -184,25 +221,20 @@ impl Place {
         self.sink.await_flow(&[pod]);
     }
 
-    fn cut(&self, pod: &CrowdPod) -> bool {
+    /// Cuts the pod off; what was answered, if that succeeded.
+    fn cut(&self, pod: &CrowdPod) -> Option<String> {
         match self.way {
             Way::Armed | Way::OnDemand => {
                 let stream = UnixStream::connect(self.agent.socket()).expect("the daemon listens");
                 let body = format!("{{\"uids\": [\"{}\"]}}", pod.uid);
-                request(stream, "POST", "/v1/isolations", body.as_bytes()).0 == 200
+                let (status, answer) = request(stream, "POST", "/v1/isolations", body.as_bytes());
+                (status == 200).then_some(answer)
             }
             Way::CliArmed | Way::DirectArmed | Way::DirectOnDemand => {
-                ends_well(self.agent.command_here(&["add", &pod.uid]))
+                ends_well(self.agent.command_here(&["add", &pod.uid])).then(String::new)
             }
-            Way::Iptables => nsenter(
-                pod,
-                "iptables -w -I INPUT -j DROP; iptables -w -I OUTPUT -j DROP; ip6tables -w -I INPUT -j DROP; ip6tables -w -I OUTPUT -j DROP",
-            ),
-            Way::Nft => nsenter(
-                pod,
-                "nft -f - <<'E'\ntable inet cut {\n chain in { type filter hook input priority 0; policy drop; }\n chain out { type filter \
-                 hook output priority 0; policy drop; }\n}\nE\n",
-            ),
+            Way::Iptables => nsenter(pod, IPTABLES).then(String::new),
+            Way::Nft => nsenter(pod, NFT).then(String::new),
         }
     }
 

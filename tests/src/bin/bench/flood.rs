@@ -242,6 +242,11 @@ fn table(report: &mut Report, flow: Flow, load: Load, named: &[(Way, &(Series, S
         let name = format!("flood.{}.{}.{}", flow.id(), load.id(), way.id());
         report.figure(&name, "ns", all);
         report.figure(&format!("{name}.sender"), "ns", sender);
+        if *way == Way::floor(flow)
+            && let Some(iptables) = of(Way::IptablesNft)
+        {
+            report.figure(&format!("{name}.over_{}", Way::IptablesNft.id()), "1", &all.over(iptables));
+        }
         if *way == Way::Isolate {
             for other in [Way::IptablesLegacy, Way::IptablesNft, Way::floor(flow)] {
                 if let Some(series) = of(other) {

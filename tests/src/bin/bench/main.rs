@@ -5,6 +5,7 @@
 //! machine falls out; what is a matter of waiting is taken by the clock.
 #![expect(clippy::panic, reason = "a benchmark that cannot go on ends with a message, and the guard clears up")]
 
+mod bounds;
 mod churn;
 mod cpu;
 mod crowd;

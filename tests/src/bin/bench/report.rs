@@ -132,8 +132,11 @@ impl Report {
             table.row([target.figure.clone(), target.bound.clone(), target.measured.clone(), target.verdict()]);
         }
         text.push_str(&table.markdown());
+        if self.targets.iter().any(|target| !target.note.is_empty()) {
+            text.push_str("\nWhat bounds those that are not reached:\n\n");
+        }
         for target in self.targets.iter().filter(|target| !target.note.is_empty()) {
-            write!(text, "\n**{}**: {}\n", target.figure, target.note).expect("a String takes every write");
+            writeln!(text, "- *{}*: {}", target.figure, target.note).expect("a String takes every write");
         }
         for section in &self.sections {
             write!(text, "\n## {}\n\n{}\n", section.title, section.text.trim()).expect("a String takes every write");

@@ -1,0 +1,77 @@
+//! What keeps a figure from its target, with the floor as the same run measured it.
+
+use crate::report::{Report, figure};
+
+/// What bounds the figure of this name.
+pub(crate) fn of(name: &str, report: &Report) -> String {
+    let median =
+        |name: &str| report.summary(name).map_or_else(|| "(not measured)".to_owned(), |summary| figure(summary.median));
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        ["micro", hook, "1000_isolated", _] => format!(
+            "with one other pod isolated it is {} ns, with a thousand {} ns: what costs is not the number of pods but the call of \
+             the kernel's hash, which no program on this hook gets around that looks an interface up. A program that knows its \
+             slot without a look-up (the netdev hook) drops and counts for {} ns over a bare one.",
+            median(&format!("micro.{hook}.1_isolated.over_empty")),
+            median(&format!("micro.{hook}.1000_isolated.over_empty")),
+            median("micro.drop.netdev_in.over_bare"),
+        ),
+        ["micro", ..] => "a read of the gate, one load and one branch; what is more is the machine's noise.".to_owned(),
+        ["healthy", traffic, _] => {
+            let spread = report.summary(&format!("healthy.{traffic}.throughput_ratio"));
+            let spread = spread.map_or_else(String::new, |spread| format!(" ({:.2} – {:.2})", spread.p25, spread.p75));
+            format!(
+                "two programs of {} ns each are all that is added to a packet; the spread of this figure{spread} is wider than \
+                 what they can make.",
+                median("micro.veth_in.0_isolated.over_empty"),
+            )
+        }
+        ["flood", flow, load, _, over] => {
+            let (hook, floor) = if *flow == "in" { ("bare_tcx", "veth") } else { ("bare_cgroup", "cgroup") };
+            let of_floor = median(&format!("flood.{flow}.{load}.isolate.over_{hook}"));
+            if over.ends_with(hook) {
+                return format!(
+                    "attribution and counting: {} ns over a bare program by test run, two calls of the kernel (ancestor cgroup or \
+                     context, and hash) of which each costs what a call costs on this processor.",
+                    median(&format!("micro.drop.{floor}_{flow}.over_bare")),
+                );
+            }
+            let bare = median(&format!("flood.{flow}.{load}.{hook}.over_iptables_nft"));
+            let why = if *flow == "in" {
+                "the rest is the sender's: its system call, its stack and the veth, which every way of dropping pays here, since \
+                 one core does it all"
+            } else {
+                "iptables' OUTPUT comes before the cgroup hook on a packet's way through the IP layer, so that not even an empty \
+                 program there gets below it"
+            };
+            format!(
+                "the floor, a program that only drops on the same hook, is at {bare} itself; isolate is {of_floor} of it. {why}."
+            )
+        }
+        ["cut", "daemon_armed", _] => format!(
+            "the median is {} µs, of which the agent's own work, from the head of the request to the last map write, is {} µs; the \
+             rest, and the slow ones, are waits of two processes for a core.",
+            median("cut.daemon_armed.last_out"),
+            median("cut.daemon_armed.enforced"),
+        ),
+        ["cut", "cli_armed", _] => format!(
+            "the pod is off the network after {} µs of the {} µs (the iptables way: {} of {}). The answer comes when the hook \
+             inside the pod's namespace holds, too: attaching it waits for one RCU grace period, {} ms for an empty program on an \
+             idle interface in this run, and the record is flushed to the disk meanwhile. That is the floor of an answer that \
+             claims no more than what holds.",
+            median("cut.cli_armed.last_out"),
+            median("cut.cli_armed.whole"),
+            median("cut.nsenter_iptables.last_out"),
+            median("cut.nsenter_iptables.whole"),
+            median("cut.tcx_attach"),
+        ),
+        ["scale", "boot", ..] => format!(
+            "nothing is left of the pins after a reboot, so each of the 50 pods needs three tcx attaches (veth in and out, and \
+             inside), one after the other: the kernel waits for an RCU grace period under the RTNL lock at each, {} ms in this \
+             run, and offers no way to share it. The keys and the cgroup hooks of all 50, which cut every socket, come before all \
+             of them.",
+            median("cut.tcx_attach"),
+        ),
+        _ => String::new(),
+    }
+}
