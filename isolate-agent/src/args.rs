@@ -89,6 +89,12 @@ pub(crate) struct Daemon {
     /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:9477]
     #[arg(long, value_name = "ADDR:PORT", env = "ISOLATE_METRICS_ADDR", hide_env_values = true)]
     pub metrics_addr: Option<SocketAddr>,
+    /// Be an NRI plugin of the container runtime: new sandboxes are armed or cut before their containers start
+    #[arg(long, env = "ISOLATE_NRI", hide_env_values = true)]
+    pub nri: bool,
+    /// The container runtime's NRI socket [default: /var/run/nri/nri.sock]
+    #[arg(long, value_name = "SOCKET", env = "ISOLATE_NRI_SOCKET", hide_env_values = true)]
+    pub nri_socket: Option<PathBuf>,
     /// Which pods carry the programs before they are isolated [default: all]
     #[arg(long, value_enum, env = "ISOLATE_ARM", hide_env_values = true)]
     pub arm: Option<Arm>,
@@ -345,8 +351,10 @@ impl Cli {
             ..Layer::default()
         };
         match &self.verb {
-            Verb::Daemon(Daemon { metrics_addr, arm, log_format, retention, limit }) => Layer {
+            Verb::Daemon(Daemon { metrics_addr, nri, nri_socket, arm, log_format, retention, limit }) => Layer {
                 metrics_addr: *metrics_addr,
+                nri: nri.then_some(true),
+                nri_socket: nri_socket.clone(),
                 arm: *arm,
                 log_format: *log_format,
                 retention: *retention,
@@ -403,7 +411,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_setting() {
         let line = "isolate-agent daemon --run-dir /r --state-dir /s --bpffs /b --cgroup-root /c --kubelet-cgroup /k --max-isolated 7 \
-                    --cri-endpoint /c/cri.sock --metrics-addr [::1]:80 --arm on-demand --veth-hook clsact --log-format json --retention 2days";
+                    --cri-endpoint /c/cri.sock --nri --nri-socket /n --metrics-addr [::1]:80 --arm on-demand --veth-hook clsact --log-format json --retention 2days";
         let expected = Layer {
             run_dir: Some("/r".into()),
             state_dir: Some("/s".into()),
@@ -411,6 +419,8 @@ mod tests {
             cgroup_root: Some("/c".into()),
             cri_endpoint: Some("/c/cri.sock".into()),
             kubelet_cgroup: Some("/k".into()),
+            nri: Some(true),
+            nri_socket: Some("/n".into()),
             max_isolated: Some(7),
             metrics_addr: Some("[::1]:80".parse().expect("an address")),
             arm: Some(Arm::OnDemand),

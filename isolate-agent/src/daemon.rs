@@ -18,6 +18,7 @@ use crate::{
         cri::{Cri, Poller},
     },
     metrics::{self, Metrics},
+    nri::Plugin,
     reconcile::{Engine, PassError},
     settings::Settings,
     watch::Watch,
@@ -61,10 +62,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
 
     let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
+    let cri_of_plugin = cri.clone();
     let reconcile = Loop { engine, cri, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
     parts.spawn(poller.counting(metrics.cri()).run(told_to_stop()));
+    if settings.nri {
+        let plugin = Plugin::new(&settings.nri_socket, Commands(sender.clone()), cri_of_plugin, metrics.nri());
+        parts.spawn(plugin.run(told_to_stop()));
+    }
     parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
     parts.spawn(metrics::server::run(settings.metrics_addr, metrics, Commands(sender), ready, told_to_stop()));
     // No part: the agent goes on without it.
@@ -200,6 +206,11 @@ impl Loop {
             }
             Command::Remove { request, by, reply } => drop(reply.send(self.engine.remove(&request, &by).await)),
             Command::Examine { text, reply } => drop(reply.send(self.engine.examine(&text).await)),
+            Command::Sandbox { uid, netns, reply } => {
+                self.engine.sandbox(uid, netns).await;
+                // Who waited in vain wants no answer.
+                let _told = reply.send(());
+            }
             Command::Status { fresh, reply } => {
                 if fresh {
                     self.engine.look();

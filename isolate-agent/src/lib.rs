@@ -14,6 +14,7 @@ pub mod limit;
 pub mod lock;
 pub mod metrics;
 mod netlink;
+pub mod nri;
 pub mod observed;
 pub mod plan;
 pub mod pod;

@@ -26,6 +26,7 @@ use self::scrape::Scrape;
 use crate::{
     control::{SocketCounters, protocol::Status},
     inventory::cri::CriCounters,
+    nri::NriCounters,
     reconcile::Repaired,
 };
 
@@ -53,6 +54,7 @@ struct Inner {
     last_pass_secs: Gauge<f64, AtomicU64>,
     socket: SocketCounters,
     cri: CriCounters,
+    nri: NriCounters,
 }
 
 impl Metrics {
@@ -70,12 +72,18 @@ impl Metrics {
             last_pass_secs: Gauge::default(),
             socket,
             cri: CriCounters::default(),
+            nri: NriCounters::default(),
         }))
     }
 
     /// What whoever asks the container runtime counts with.
     pub fn cri(&self) -> CriCounters {
         self.0.cri.clone()
+    }
+
+    /// What the NRI plugin counts with.
+    pub fn nri(&self) -> NriCounters {
+        self.0.nri.clone()
     }
 
     /// A pass of the reconcile loop ended so, after `took`.

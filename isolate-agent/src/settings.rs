@@ -27,6 +27,7 @@ const DEFAULT_RUN_DIR: &str = "/run/isolate-agent";
 const DEFAULT_STATE_DIR: &str = "/var/lib/isolate-agent";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/isolate-agent";
 const DEFAULT_KUBELET_URL: &str = "https://127.0.0.1:10250";
+const DEFAULT_NRI_SOCKET: &str = "/var/run/nri/nri.sock";
 const DEFAULT_METRICS_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
 
 /// Why the settings cannot be used.
@@ -83,6 +84,10 @@ pub struct Settings {
     pub cri_endpoint: Option<PathBuf>,
     /// The cgroup that kubelet runs in; found from its process if not set.
     pub kubelet_cgroup: Option<PathBuf>,
+    /// Whether the agent is an NRI plugin of the container runtime.
+    pub nri: bool,
+    /// The runtime's NRI socket.
+    pub nri_socket: PathBuf,
     /// Pods that can be isolated at once; sizes the maps when they are made.
     pub max_isolated: u32,
     /// Where Prometheus scrapes.
@@ -115,6 +120,10 @@ pub struct Layer {
     pub cri_endpoint: Option<PathBuf>,
     /// See [`Settings::kubelet_cgroup`].
     pub kubelet_cgroup: Option<PathBuf>,
+    /// See [`Settings::nri`].
+    pub nri: Option<bool>,
+    /// See [`Settings::nri_socket`].
+    pub nri_socket: Option<PathBuf>,
     /// See [`Settings::max_isolated`].
     pub max_isolated: Option<u32>,
     /// See [`Settings::metrics_addr`].
@@ -205,6 +214,8 @@ impl Layer {
             cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
             cri_endpoint: self.cri_endpoint.or(weaker.cri_endpoint),
             kubelet_cgroup: self.kubelet_cgroup.or(weaker.kubelet_cgroup),
+            nri: self.nri.or(weaker.nri),
+            nri_socket: self.nri_socket.or(weaker.nri_socket),
             max_isolated: self.max_isolated.or(weaker.max_isolated),
             metrics_addr: self.metrics_addr.or(weaker.metrics_addr),
             arm: self.arm.or(weaker.arm),
@@ -239,6 +250,8 @@ impl TryFrom<Layer> for Settings {
                 .map(|given| absolute("cri_endpoint", endpoint::path(&given)))
                 .transpose()?,
             kubelet_cgroup: layer.kubelet_cgroup.map(|path| absolute("kubelet_cgroup", path)).transpose()?,
+            nri: layer.nri.unwrap_or(false),
+            nri_socket: absolute("nri_socket", layer.nri_socket.unwrap_or_else(|| DEFAULT_NRI_SOCKET.into()))?,
             max_isolated,
             metrics_addr: layer.metrics_addr.unwrap_or(DEFAULT_METRICS_ADDR),
             arm: layer.arm.unwrap_or(Arm::All),
@@ -305,7 +318,7 @@ mod tests {
     #[test]
     fn every_key_of_the_file_arrives() {
         let text = "run_dir = '/r'\nstate_dir = '/s'\nbpffs = '/b'\ncgroup_root = '/c'\nkubelet_cgroup = '/k'\nmax_isolated = 7\n\
-                    cri_endpoint = 'unix:///c/cri.sock'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nveth_hook = 'clsact'\nlog_format = 'json'\n\
+                    cri_endpoint = 'unix:///c/cri.sock'\nnri = true\nnri_socket = '/n'\nmetrics_addr = '[::1]:80'\narm = 'on-demand'\nveth_hook = 'clsact'\nlog_format = 'json'\n\
                     retention = '36h'\nkubelet_url = 'https://node1:10250'\nkubelet_token_file = '/t'\nkubelet_ca = '/k'\n\
                     kubelet_client_cert = '/p'\n";
         let settings = Settings::try_from(Layer::default().or(file(text).expect("a valid file"))).expect("valid");
@@ -316,6 +329,8 @@ mod tests {
             cgroup_root: Some("/c".into()),
             cri_endpoint: Some("/c/cri.sock".into()),
             kubelet_cgroup: Some("/k".into()),
+            nri: true,
+            nri_socket: "/n".into(),
             max_isolated: 7,
             metrics_addr: "[::1]:80".parse().expect("an address"),
             arm: Arm::OnDemand,

@@ -8,8 +8,9 @@ use std::{
 
 const UNIT: &str = "isolate-agent.service";
 const BINARY: &str = "/usr/local/bin/isolate-agent daemon";
-/// 10 is a service without any restriction. It was 3.2 when the unit was written.
-const MOST_EXPOSURE: f32 = 3.5;
+/// 10 is a service without any restriction. It was 3.2 when the unit was written, and is 3.6 since `verify` needs packet
+/// sockets and a cgroup to make sockets in.
+const MOST_EXPOSURE: f32 = 3.7;
 
 /// The unit with a binary that is installed everywhere: whether ours is, is not what is tested.
 fn mk_unit(folder: &Path) -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod names;
+mod window;
 
 use isolate_tests::{
     agent::Agent,
@@ -68,5 +69,5 @@ pub(crate) fn page(node: &CriNode, pod: &Cri) -> String {
 }
 
 pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
-    [lifecycle::trials(), names::trials()].into_iter().flatten().collect()
+    [lifecycle::trials(), names::trials(), window::trials()].into_iter().flatten().collect()
 }

@@ -32,6 +32,7 @@ mod limit;
 mod loopback;
 mod metrics;
 mod names;
+mod nri;
 mod powers;
 mod preview;
 mod probes;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         clsact::others(),
         v1::trials(),
         names::trials(),
+        nri::trials(),
         powers::trials(),
         preview::trials(),
         verify::trials(),

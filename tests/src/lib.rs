@@ -25,6 +25,7 @@ pub mod name;
 pub mod netdev;
 pub mod netns;
 pub mod node;
+pub mod nri;
 pub mod observe;
 pub mod packet;
 pub mod pod;

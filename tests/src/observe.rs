@@ -117,6 +117,12 @@ impl Observer {
         self.count(|frame| mark.is_in(frame.bytes()))
     }
 
+    /// What those of this ethertype carried, in the order in which they arrived.
+    pub fn payloads(&self, ethertype: u16) -> Vec<Vec<u8>> {
+        let such = |frame: &&Frame| frame.bytes().get(HEADER - 2..HEADER) == Some(&ethertype.to_be_bytes()[..]);
+        self.with_frames(|frames| frames.iter().filter(such).map(|frame| frame.bytes()[HEADER..].to_vec()).collect())
+    }
+
     fn with_frames<T>(&self, read: impl FnOnce(&mut Vec<Frame>) -> T) -> T {
         let question = self.tape.asked.fetch_add(1, Ordering::SeqCst) + 1;
         // The recorder looks every few milliseconds: the pause of an ordinary wait would be most of the time.

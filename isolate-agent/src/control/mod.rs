@@ -10,7 +10,7 @@ pub mod requester;
 mod routes;
 mod server;
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +22,10 @@ pub use self::{
     listener::{ControlError, Listener, bind},
     server::{SocketCounters, serve},
 };
-use crate::verify::{self, Examine, Examined};
+use crate::{
+    pod::PodUid,
+    verify::{self, Examine, Examined},
+};
 
 /// What the reconcile loop is asked, and where it answers.
 #[derive(Debug)]
@@ -54,6 +57,15 @@ pub enum Command {
         /// Takes what was seen.
         reply: oneshot::Sender<Examined>,
     },
+    /// See to a sandbox that was just made, before its containers start.
+    Sandbox {
+        /// Whose it is.
+        uid: PodUid,
+        /// The file by which the runtime keeps its network namespace, if it told.
+        netns: Option<PathBuf>,
+        /// Told when it is armed or cut.
+        reply: oneshot::Sender<()>,
+    },
     /// Describe the node.
     Status {
         /// Whether to look at it anew, or to show what the last pass saw.
@@ -70,7 +82,7 @@ impl Command {
             Self::Add { request, .. } => &request.uids,
             Self::Remove { request, .. } => &request.uids,
             Self::Examine { text, .. } => return text.contains('/'),
-            Self::Status { .. } => return false,
+            Self::Sandbox { .. } | Self::Status { .. } => return false,
         };
         uids.iter().any(|text| text.contains('/'))
     }
@@ -94,6 +106,11 @@ impl Commands {
     /// Releases pods. Errors when the loop has ended.
     pub async fn remove(&self, request: RemoveRequest, by: String) -> Result<Outcomes, Gone> {
         self.ask(|reply| Command::Remove { request, by, reply }).await
+    }
+
+    /// Sees to a sandbox that was just made. Errors when the loop has ended.
+    pub async fn sandbox(&self, uid: PodUid, netns: Option<PathBuf>) -> Result<(), Gone> {
+        self.ask(|reply| Command::Sandbox { uid, netns, reply }).await
     }
 
     /// Describes the node as it is now. Errors when the loop has ended.

@@ -13,6 +13,8 @@ fn mk_settings(root: &std::path::Path) -> Settings {
         cgroup_root: None,
         cri_endpoint: None,
         kubelet_cgroup: None,
+        nri: false,
+        nri_socket: root.join("nri.sock"),
         max_isolated: DEFAULT_MAX_ISOLATED,
         metrics_addr: ([127, 0, 0, 1], 9477).into(),
         arm: Arm::All,

@@ -99,6 +99,13 @@ impl Scanner {
         .await
     }
 
+    /// Reads one pod whose sandbox was just made; `netns` is the file by which its runtime keeps its namespace.
+    pub async fn sandbox(&self, uid: PodUid, netns: Option<PathBuf>) -> Result<Option<Pod>, InventoryError> {
+        let mut facts = self.cri.facts(&uid).unwrap_or_default();
+        facts.netns.extend(netns);
+        self.blocking(move |inner| inner.pod(uid, &[(uid, facts)].into())).await
+    }
+
     pub(crate) fn hierarchies(&self) -> &Hierarchies {
         &self.inner.hierarchies
     }

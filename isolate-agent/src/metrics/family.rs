@@ -65,6 +65,12 @@ pub enum Family {
     CriFailures,
     /// When it last did.
     CriLastAnswer,
+    /// Whether the container runtime has the NRI plugin.
+    NriUp,
+    /// Sandboxes that it was asked to wait for.
+    NriSandboxes,
+    /// Those for which it waited in vain.
+    NriLate,
     /// What needs a person. The last one: [`Family::ALL`] is checked against it.
     Warnings,
 }
@@ -107,7 +113,7 @@ const NO_ALERT: &str = "-";
 
 impl Family {
     /// All families, in the order in which they are shown.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::IsolatedPods,
         Self::PodCoverage,
         Self::IsolationStart,
@@ -133,6 +139,9 @@ impl Family {
         Self::CriUp,
         Self::CriFailures,
         Self::CriLastAnswer,
+        Self::NriUp,
+        Self::NriSandboxes,
+        Self::NriLate,
         Self::Warnings,
         Self::Start,
         Self::Build,
@@ -267,6 +276,24 @@ impl Family {
                 &[],
                 "When the container runtime last answered, in seconds since 1970. No sample before it did.",
                 NO_ALERT,
+            ),
+            Self::NriUp => gauge(
+                "nri_up",
+                &[],
+                "1 while the agent is registered with the container runtime as an NRI plugin, 0 if not or not asked for.",
+                "0 for minutes with `--nri`: new sandboxes are cut as events tell of them, not before their containers start",
+            ),
+            Self::NriSandboxes => counter(
+                "nri_sandboxes",
+                &[],
+                "New sandboxes that were armed or cut before their containers started.",
+                NO_ALERT,
+            ),
+            Self::NriLate => counter(
+                "nri_late",
+                &[],
+                "New sandboxes whose containers started because arming or cutting took longer than the deadline.",
+                "rises: the agent or the node is overloaded",
             ),
             Self::Warnings => {
                 gauge("warnings", &[], "Things that need a person; `isolate-agent status` lists them.", "above 0")

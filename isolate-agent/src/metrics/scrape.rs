@@ -113,6 +113,9 @@ impl Scrape {
                 0.0 => Ok(()),
                 answered => to.gauge([], answered),
             },
+            Family::NriUp => fed.nri.up.encode(to.metric),
+            Family::NriSandboxes => fed.nri.sandboxes.encode(to.metric),
+            Family::NriLate => fed.nri.late.encode(to.metric),
             Family::Warnings => to.gauge([], status.warnings.len()),
         }
     }

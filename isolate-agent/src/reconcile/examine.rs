@@ -41,9 +41,6 @@ impl Engine {
                 "pod {uid} is not on this node now: there is nothing to send probes to. It is isolated as soon as it is here"
             )
         };
-        if !self.inventory.pods.contains_key(&uid) {
-            return other(Code::PartlyCovered, absent());
-        }
         let mut seen = match self.scanner.pod(uid).await {
             Ok(Some(pod)) => Inventory { pods: [(uid, pod)].into() },
             Ok(None) => return other(Code::PartlyCovered, absent()),

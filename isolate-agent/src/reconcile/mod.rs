@@ -13,6 +13,7 @@ mod remove;
 mod repair;
 mod resolve;
 mod retire;
+mod sandbox;
 mod snapshot;
 mod undone;
 mod uninstall;

@@ -141,6 +141,7 @@ async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
         Command::Examine { text, reply } => {
             reply.send(Examined::Other(verification(&text))).expect("the server waits");
         }
+        Command::Sandbox { reply, .. } => reply.send(()).expect("the plugin waits"),
         Command::Status { fresh: _, reply } => reply.send(status()).expect("the server waits"),
     }
 }

@@ -111,7 +111,7 @@ fn netns(info: &Value) -> Option<PathBuf> {
 }
 
 /// Runtimes keep namespaces below `/run`, on a file system in memory: opening what lies there waits for nobody.
-fn is_safe_to_open(path: &Path) -> bool {
+pub(crate) fn is_safe_to_open(path: &Path) -> bool {
     let below_run = path.starts_with("/run") || path.starts_with("/var/run");
     below_run && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }

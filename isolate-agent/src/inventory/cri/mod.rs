@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub(crate) use self::facts::is_safe_to_open;
 use self::poll::Waits;
 pub use self::{
     client::{Client, CriError},

@@ -13,9 +13,10 @@ use isolate_tests::{
 /// Pause between two frames: with what it takes to wake up, some ten thousand frames a second.
 const PAUSE: Duration = Duration::from_micros(20);
 /// How long it sends; the window that is measured is over long before.
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(30);
 
-/// Sends numbered broadcast frames on the interface, then waits for ever.
+/// Sends broadcast frames on the interface, then waits for ever. Each carries its number and how many microseconds after the
+/// start of this process it was made.
 pub(crate) fn flood(device: &str) -> ! {
     let start = Instant::now();
     let mut number: u64 = 0;
@@ -23,7 +24,9 @@ pub(crate) fn flood(device: &str) -> ! {
         // The interface may not be there yet.
         let Ok(socket) = observe::packet_socket(device, PAUSE) else { continue };
         while start.elapsed() < LONG {
-            let frame = ethernet(Mac::BROADCAST, Mac([0x02, 0, 0, 0, 0, 1]), EXPERIMENT, &number.to_be_bytes());
+            let age = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let payload = [number.to_be_bytes(), age.to_be_bytes()].concat();
+            let frame = ethernet(Mac::BROADCAST, Mac([0x02, 0, 0, 0, 0, 1]), EXPERIMENT, &payload);
             if socket.send(&frame).is_ok() {
                 number += 1;
             }
