@@ -197,6 +197,15 @@ pub(crate) struct Preview {
     /// As if it were isolated with its own loopback traffic let through
     #[arg(long)]
     pub keep_loopback: bool,
+    /// As if it were isolated with kubelet's probes let through
+    #[arg(long)]
+    pub keep_probes: bool,
+    /// To this TCP port [default: those of its specification]; may be given several times
+    #[arg(long = "probe-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub probe_ports: Vec<u16>,
+    /// As with --keep-probes and --keep-loopback
+    #[arg(long)]
+    pub preserve: bool,
     #[command(flatten)]
     pub specification: Specification,
     /// Form of the preview

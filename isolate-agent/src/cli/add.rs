@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use isolate_agent::{
-    control::protocol::{AddRequest, Code},
+    control::protocol::{AddRequest, Code, Outcomes},
     preview::Options,
     settings::Settings,
 };
 
-use super::{CliError, backend::Backend, evidence, output, preview, verify};
+use super::{CliError, backend::Backend, evidence, output, preview, probes, verify};
 use crate::args::Add;
 
 pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError> {
@@ -31,15 +31,15 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
             keep_probes: request.keep_probes,
             probe_ports: request.probe_ports.iter().copied().collect(),
         };
-        let outcomes = Backend::open(settings.clone()).await?.add(request).await?;
+        let outcomes = outcomes(request, args, &settings).await?;
         return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;
     }
     let Some(path) = &args.before.evidence else {
-        return isolate(request, args, settings).await;
+        return isolate(request, args, &settings).await;
     };
     let [uid] = args.uids.as_slice() else { return Err(CliError::EvidenceOfSeveral) };
     let collecting = evidence::Collecting::before_the_cut(uid, path, args.before.with_env, &settings).await;
-    let code = isolate(request, args, settings).await?;
+    let code = isolate(request, args, &settings).await?;
     // Having no evidence was no reason to leave the pod connected, but it is one to say so.
     match collecting.finish().await {
         Ok(summary) => {
@@ -53,12 +53,19 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
     }
 }
 
-async fn isolate(request: AddRequest, args: &Add, settings: Settings) -> Result<Code, CliError> {
-    let mut outcomes = Backend::open(settings.clone()).await?.add(request).await?;
-    let verified = if args.verify { verify::after(&mut outcomes, settings).await } else { Ok(()) };
+async fn isolate(request: AddRequest, args: &Add, settings: &Settings) -> Result<Code, CliError> {
+    let mut outcomes = outcomes(request, args, settings).await?;
+    let verified = if args.verify { verify::after(&mut outcomes, settings.clone()).await } else { Ok(()) };
     output::outcomes(&outcomes, args.output)?;
     verified?;
     Ok(outcomes.worst())
+}
+
+async fn outcomes(request: AddRequest, args: &Add, settings: &Settings) -> Result<Outcomes, CliError> {
+    if request.keep_probes && request.probe_ports.is_empty() {
+        return probes::add(request, &args.specification, settings).await;
+    }
+    Backend::open(settings.clone()).await?.add(request).await
 }
 
 /// A part of a second counts as a whole one: a limit never ends early.

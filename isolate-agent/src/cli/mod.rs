@@ -12,6 +12,7 @@ mod list;
 mod logging;
 mod output;
 mod preview;
+mod probes;
 mod remove;
 #[cfg(test)]
 mod sample;

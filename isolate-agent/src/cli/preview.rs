@@ -13,7 +13,7 @@ use isolate_agent::{
     preview::{self, Options, Preview, Subject},
     reconcile::Direct,
     settings::Settings,
-    spec::{NodeFolders, Sources, SpecError},
+    spec::{NodeFolders, Search, Sources, SpecError},
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -38,12 +38,18 @@ pub(crate) enum PreviewError {
     Inventory(#[from] InventoryError),
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[error(
+        "nothing was changed: the ports that the pod's probes call are not certain, for {read} is not right: {}; mend it, or \
+         give them with --probe-port",
+        problems.join("; ")
+    )]
+    Problems { read: String, problems: Vec<String> },
 }
 
 impl PreviewError {
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Query(_) | Self::Ambiguous { .. } | Self::Spec(_) => Code::Usage,
+            Self::Query(_) | Self::Ambiguous { .. } | Self::Spec(_) | Self::Problems { .. } => Code::Usage,
             Self::NoSuchPod(_) => Code::NoSuchPod,
             Self::Inventory(_) => Code::Failed,
         }
@@ -51,9 +57,14 @@ impl PreviewError {
 }
 
 pub(crate) async fn run(args: &args::Preview, settings: &Settings) -> Result<Code, CliError> {
-    let options = Options { keep_loopback: args.keep_loopback, ..Options::default() };
-    let node = Node::look(settings, &args.specification).await?;
-    let preview = node.preview(node.find(&args.pod)?, &options).await?;
+    let options = Options {
+        keep_loopback: args.keep_loopback || args.preserve,
+        keep_probes: args.keep_probes || args.preserve,
+        probe_ports: args.probe_ports.iter().copied().collect(),
+    };
+    let node = Node::look(settings, &args.specification, true).await?;
+    let obstacles = obstacles(settings).await;
+    let preview = node.preview(node.find(&args.pod)?, &options, &obstacles).await?;
     output::print(&match args.output {
         Form::Text => text::render(&preview, Style::of_stdout()),
         form => output::document(&preview, form)?,
@@ -83,12 +94,13 @@ pub(super) async fn foresee(
     settings: &Settings,
 ) -> Result<Code, CliError> {
     let code = outcomes.worst();
-    let node = Node::look(settings, specification).await?;
+    let node = Node::look(settings, specification, true).await?;
+    let obstacles = obstacles(settings).await;
     let mut results = Vec::new();
     for outcome in outcomes.results {
         let preview = match outcome.uid.as_deref().map(str::parse) {
             Some(Ok(uid)) if matches!(outcome.code, Code::Done | Code::PartlyCovered) => {
-                Some(node.preview(uid, options).await?)
+                Some(node.preview(uid, options, &obstacles).await?)
             }
             _ => None,
         };
@@ -107,20 +119,35 @@ pub(super) async fn foresee(
     Ok(code)
 }
 
+/// What stands in the way of the hooks on this node.
+async fn obstacles(settings: &Settings) -> Vec<String> {
+    let findings = doctor::examine(settings).await.findings;
+    let failed = findings.into_iter().filter(|finding| finding.state == State::Fail);
+    failed.map(|finding| format!("this node, {}: {}", finding.name, finding.meaning)).collect()
+}
+
 /// The node as it is now, and where specifications are read.
-struct Node {
+pub(super) struct Node {
     scanner: Scanner,
     inventory: Inventory,
     names: Cri,
     isolated: Vec<PodUid>,
     sources: Sources,
-    obstacles: Vec<String>,
     has_lsm: bool,
 }
 
 impl Node {
-    async fn look(settings: &Settings, specification: &Specification) -> Result<Self, PreviewError> {
-        let names = Cri::asked_once(settings.cri_endpoint.as_deref(), Direct::CRI_PATIENCE).await;
+    /// The runtime is asked for names only `with_names`: that can take half a second.
+    pub(super) async fn look(
+        settings: &Settings,
+        specification: &Specification,
+        with_names: bool,
+    ) -> Result<Self, PreviewError> {
+        let names = if with_names {
+            Cri::asked_once(settings.cri_endpoint.as_deref(), Direct::CRI_PATIENCE).await
+        } else {
+            Cri::default()
+        };
         let scanner = Scanner::new(settings.cgroup_root.as_deref())?.with_claims(names.clone());
         let inventory = scanner.scan([]).await?;
         let isolated = Store::recorded(&settings.state_dir);
@@ -129,13 +156,10 @@ impl Node {
             kubelet: settings.kubelet.clone(),
             folders: NodeFolders::default(),
         };
-        let findings = doctor::examine(settings).await.findings;
-        let failed = findings.into_iter().filter(|finding| finding.state == State::Fail);
-        let obstacles = failed.map(|finding| format!("this node, {}: {}", finding.name, finding.meaning)).collect();
-        Ok(Self { scanner, inventory, names, isolated, sources, obstacles, has_lsm: lsm_refusal().is_none() })
+        Ok(Self { scanner, inventory, names, isolated, sources, has_lsm: lsm_refusal().is_none() })
     }
 
-    fn find(&self, text: &str) -> Result<PodUid, PreviewError> {
+    pub(super) fn find(&self, text: &str) -> Result<PodUid, PreviewError> {
         let query: PodQuery = text.parse()?;
         let is_meant = |uid: &&PodUid| match &query {
             PodQuery::Uid(query) => query.matches(uid),
@@ -153,19 +177,28 @@ impl Node {
         }
     }
 
-    async fn preview(&self, uid: PodUid, options: &Options) -> Result<Preview, PreviewError> {
-        let search = self.sources.find(uid, self.names.name(&uid).as_ref()).await?;
+    /// Looks for the pod's specification.
+    pub(super) async fn search(&self, uid: PodUid) -> Result<Search, PreviewError> {
+        Ok(self.sources.find(uid, self.names.name(&uid).as_ref()).await?)
+    }
+
+    async fn preview(&self, uid: PodUid, options: &Options, obstacles: &[String]) -> Result<Preview, PreviewError> {
+        let search = self.search(uid).await?;
         let pod = match self.inventory.pods.get(&uid) {
             Some(known) => self.scanner.pod(known.uid).await?,
             None => None,
         };
+        let mut options = options.clone();
+        if let (true, true, Some(found)) = (options.keep_probes, options.probe_ports.is_empty(), &search.found) {
+            options.probe_ports = found.spec.probe_ports();
+        }
         let subject = Subject {
             uid,
             pod: pod.as_ref(),
             isolated: self.isolated.contains(&uid),
             search: &search,
-            options,
-            obstacles: &self.obstacles,
+            options: &options,
+            obstacles,
             has_lsm: self.has_lsm,
         };
         Ok(preview::look(&subject, Timestamp::now()))

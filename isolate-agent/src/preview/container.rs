@@ -179,6 +179,9 @@ impl Scene<'_> {
             Action::Network(network) => match (&network.host, network.port) {
                 (Some(_), _) => (Effect::Unaffected, "it asks another host than the pod"),
                 (None, None) => (Effect::Unaffected, "its port is not valid: kubelet can never have carried it out"),
+                (None, Some(_)) if self.options.keep_probes && self.pod.host_network => {
+                    (Effect::Cut, "--keep-probes is refused for a pod on the node's network: its probes are cut")
+                }
                 (None, Some(port)) if self.options.keep_probes && self.options.probe_ports.contains(&port) => {
                     (Effect::Kept, "--keep-probes lets kubelet through to this port")
                 }

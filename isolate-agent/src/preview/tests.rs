@@ -124,6 +124,16 @@ fn kept_probes_end_nothing() {
 }
 
 #[test]
+fn no_probe_is_kept_on_the_nodes_network() {
+    let mut search = search("scene.yaml");
+    let pod = &mut search.found.as_mut().expect("found").spec;
+    pod.host_network = true;
+    let options = Options { keep_probes: true, keep_loopback: true, probe_ports: [80].into() };
+    let outlooks = Scene { pod, options: &options, now: at(1000), age_at_least: 0 }.containers();
+    assert_eq!((outlooks[0].outcome, outlooks[0].probes[0].effect), (Outcome::Ends, Effect::Cut));
+}
+
+#[test]
 fn a_probe_that_is_not_known_hides_nothing() {
     let outlooks = plain("bad.yaml");
     let outcomes: Vec<Outcome> = outlooks.iter().map(|one| one.outcome).collect();

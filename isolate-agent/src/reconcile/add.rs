@@ -168,8 +168,8 @@ impl Engine {
             }
             if request.probe_ports.is_empty() {
                 return Some(
-                    "no port is known that its probes call: give each with --probe-port, or isolate it without \
-                     --keep-probes"
+                    "no port is known that its probes call: give each with --probe-port or the pod's specification with \
+                     --pod-manifest, or isolate it without --keep-probes"
                         .to_owned(),
                 );
             }
