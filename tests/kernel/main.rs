@@ -12,6 +12,7 @@
 mod allow;
 mod arming;
 mod bad_input;
+mod behaviour;
 mod clsact;
 mod concurrent;
 mod containers;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
         refused::trials(),
         repair::trials(),
         bad_input::trials(),
+        behaviour::trials(),
         concurrent::trials(),
         demo::trials(),
         escape::trials(),

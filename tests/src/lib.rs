@@ -20,6 +20,7 @@ pub mod feature;
 pub mod flood;
 pub mod frame;
 pub mod guard;
+pub mod kubelet;
 pub mod launch;
 pub mod name;
 pub mod netdev;

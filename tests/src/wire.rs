@@ -67,6 +67,14 @@ pub enum Request {
     LeaveNetwork,
     /// Gives up all capabilities, but for a thread that sleeps and keeps them.
     HideCapabilities,
+    /// Keeps bytes in memory, in place of those before.
+    Remember(Vec<u8>),
+    /// The bytes that were kept last; the answer carries them.
+    Recall,
+    /// Writes a file.
+    Write(PathBuf, Vec<u8>),
+    /// Reads a file; the answer carries the data.
+    Read(PathBuf),
     /// `close`.
     Close(Handle),
     /// Sends numbered datagrams until told to stop; the answer carries a handle.

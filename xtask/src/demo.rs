@@ -12,9 +12,17 @@ use crate::{
     workspace::Workspace,
 };
 
+/// What to show.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What becomes of the evidence: containers that kubelet probes, cut off plainly and with --preserve
+    #[arg(long)]
+    scene: bool,
+}
+
 /// Shows what the product does; returns only if it cannot. The agent is the one that the tests run: an optimised one takes
 /// minutes to build, and would show the same.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     ensure!(
         setup::is_root(),
         "the demo needs root: it makes network namespaces and cgroups and loads BPF programs. Start it again as root, for \
@@ -25,6 +33,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let agent = build::agent(workspace, Profile::Debug)?;
     step::run("build the demo", workspace.cargo().args(["build", "--package", "isolate-tests", "--bins"]))?;
     let demo = workspace.target.join("debug/demo");
-    let error = workspace.command(&demo).env("ISOLATE_AGENT_BIN", agent).exec();
+    let scene = args.scene.then_some("scene");
+    let error = workspace.command(&demo).args(scene).env("ISOLATE_AGENT_BIN", agent).exec();
     Err(error).with_context(|| format!("start {}", demo.display()))
 }

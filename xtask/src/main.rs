@@ -32,7 +32,7 @@ enum Verb {
     /// Check format and lints, then run the unit, property and kernel tests
     Test(test::Args),
     /// Show on a node of kernel objects what the product does: a pod is cut off and released (root needed)
-    Demo,
+    Demo(demo::Args),
     /// Try every channel out of a pod under every way to cut it off, and write docs/containment.md
     Containment(containment::Args),
     /// Measure the product beside what people would use instead, and write docs/performance.md (root needed)
@@ -61,7 +61,7 @@ fn run(verb: &Verb) -> Result<()> {
         }
         Verb::Build(args) => build::run(&workspace, args),
         Verb::Test(args) => test::run(&workspace, args),
-        Verb::Demo => demo::run(&workspace),
+        Verb::Demo(args) => demo::run(&workspace, args),
         Verb::Containment(args) => containment::run(&workspace, args),
         Verb::Bench(args) => bench::run(&workspace, args),
         Verb::Vm(args) => vm::run(&workspace, args),

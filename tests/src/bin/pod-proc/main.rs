@@ -37,6 +37,7 @@ enum Object {
 struct Objects {
     last: u32,
     all: HashMap<Handle, Object>,
+    memory: Vec<u8>,
 }
 
 fn main() -> io::Result<()> {
@@ -93,6 +94,13 @@ impl Objects {
             Request::Recv(handle) => calls::recv(self.socket(handle)?),
             Request::LeaveNetwork => calls::leave_network(),
             Request::HideCapabilities => calls::hide_capabilities(),
+            Request::Remember(data) => {
+                self.memory = data;
+                Ok(Done::default())
+            }
+            Request::Recall => Ok(Done { data: self.memory.clone(), ..Done::default() }),
+            Request::Write(path, data) => std::fs::write(path, data).map(|()| Done::default()),
+            Request::Read(path) => Ok(Done { data: std::fs::read(path)?, ..Done::default() }),
             Request::Close(handle) => {
                 self.all.remove(&handle);
                 Ok(Done::default())
