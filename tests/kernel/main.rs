@@ -25,6 +25,7 @@ mod escape;
 mod evidence;
 mod faults;
 mod full;
+mod guarantees;
 mod harness;
 mod isolate;
 mod kernel_errors;
@@ -123,9 +124,14 @@ fn main() -> ExitCode {
         demo::trials(),
         escape::trials(),
         evidence::trials(),
+        guarantees::trials(),
     ]
     .into_iter()
-    .flatten();
+    .flatten()
+    .collect::<Vec<_>>();
+    let names = trials.iter().map(|trial| trial.name().to_owned()).collect();
+    guarantees::NAMES.set(names).expect("they are noted once");
+    let trials = trials.into_iter();
     let trials = choice.among(trials);
     let conclusion = libtest_mimic::run(&choice.libtest, trials);
     let left = residue::of_this_run();

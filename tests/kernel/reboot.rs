@@ -13,12 +13,13 @@ use isolate_tests::{
     wire::Request,
 };
 
-use crate::{scene::Scene, suite::trials};
+use crate::{arming::is_armed, scene::Scene, suite::trials};
 
 trials![
     a_pod_that_comes_back_is_cut_before_it_runs,
     a_pod_that_is_back_before_the_agent_is_cut_by_its_start,
     the_window_from_the_directory_to_the_cut,
+    the_window_of_a_new_veth,
 ];
 
 const UID: &str = "15fffffe-0000-4000-8000-00000000b007";
@@ -119,4 +120,29 @@ fn the_window_from_the_directory_to_the_cut() {
     windows.sort();
     eprintln!("from the directory to the cut: median {:?}, longest {:?}", windows[ROUNDS / 2], windows[ROUNDS - 1]);
     assert!(web.cgroup().exists());
+}
+
+/// `cargo xtask test the_window_of` prints it, from the first process in the new sandbox to the hooks on its veth.
+fn the_window_of_a_new_veth() {
+    const ROUNDS: usize = 10;
+    let mut scene = Scene::new();
+    let _daemon = scene.agent.daemon();
+    scene.agent.add(&[scene.web.uid()]);
+    let mut windows = Vec::new();
+    for _ in 0..ROUNDS {
+        scene.web.renew_sandbox();
+        let start = Instant::now();
+        wait::until("the new veth is cut", || is_armed(&scene.node, &scene.web.host_veths()[0]));
+        windows.push(start.elapsed());
+        // What is keyed is cut, what is armed alone is not.
+        wait::until("every hook holds", || scene.agent.isolation(scene.web.uid())["coverage"] == "full");
+    }
+    windows.sort();
+    eprintln!(
+        "from the process to the cut of its veth: median {:?}, longest {:?}",
+        windows[ROUNDS / 2],
+        windows[ROUNDS - 1]
+    );
+    scene.agent.remove(&[scene.web.uid()]);
+    Path::shown(Channel::LINK, scene.web.end(), scene.neighbour.end());
 }

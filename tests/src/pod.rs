@@ -47,6 +47,15 @@ impl Pod {
         pod
     }
 
+    /// A new sandbox, as kubelet makes one when the pause process has died: another namespace and other veths, the same
+    /// pod-level cgroup, and one process in a new container.
+    pub fn renew_sandbox(&mut self) {
+        self.processes.clear();
+        let network = self.network.take().expect("a pod with host networking has no interfaces of its own");
+        self.network = Some(network.renewed(1));
+        self.processes.push(self.start_container());
+    }
+
     /// Its UID as the API shows it.
     pub fn uid(&self) -> &str {
         &self.uid

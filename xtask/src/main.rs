@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod containment;
 mod demo;
 mod object;
@@ -37,6 +38,8 @@ enum Verb {
     Containment(containment::Args),
     /// Measure the product beside what people would use instead, and write docs/performance.md (root needed)
     Bench(bench::Args),
+    /// Let random things happen to fifty pods and the agent, and count what passes and what is lost (root needed)
+    Chaos(chaos::Args),
     /// Run the kernel tests under stock kernels, in an emulated machine (root needed)
     Vm(vm::Args),
 }
@@ -64,6 +67,7 @@ fn run(verb: &Verb) -> Result<()> {
         Verb::Demo(args) => demo::run(&workspace, args),
         Verb::Containment(args) => containment::run(&workspace, args),
         Verb::Bench(args) => bench::run(&workspace, args),
+        Verb::Chaos(args) => chaos::run(&workspace, args),
         Verb::Vm(args) => vm::run(&workspace, args),
     }
 }

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 
 use crate::{
     build::{self, Profile},
-    object,
+    chaos, object,
     setup::{self, Need},
     step, vm,
     workspace::Workspace,
@@ -41,6 +41,8 @@ enum Stage {
     Unit,
     /// Tests with real packets; root needed
     Kernel,
+    /// Random things that happen to fifty pods and the agent, for a minute; root needed
+    Chaos,
     /// The most telling of those under stock kernels, in an emulated machine; root needed
     Vm,
 }
@@ -58,7 +60,7 @@ impl Args {
         all.filter(|stage| match stage {
             _ if !self.only.is_empty() => self.only.contains(stage),
             // With names: `cargo xtask vm NAME`.
-            Stage::Fmt | Stage::Clippy | Stage::Vm => self.names.is_empty(),
+            Stage::Fmt | Stage::Clippy | Stage::Chaos | Stage::Vm => self.names.is_empty(),
             Stage::Unit | Stage::Kernel => true,
         })
         .collect()
@@ -80,6 +82,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
                 Stage::Clippy => timed("clippy", || clippy(workspace)),
                 Stage::Unit => timed("unit", || unit(workspace, &args.names)),
                 Stage::Kernel => timed("kernel", || kernel(workspace, &args.names)),
+                Stage::Chaos => timed("chaos", || chaos::run_in_ci(workspace)),
                 Stage::Vm => timed("vm", || vm::run_in_ci(workspace)),
             });
         }
@@ -93,7 +96,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// Whether a stage makes pods, which takes root and the agent.
 fn with_packets(stages: &[Stage]) -> bool {
-    stages.iter().any(|stage| matches!(stage, Stage::Kernel | Stage::Vm))
+    stages.iter().any(|stage| matches!(stage, Stage::Kernel | Stage::Chaos | Stage::Vm))
 }
 
 /// Installs what the stages need; the BPF object first, since the agent is compiled around it.
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_told_otherwise() {
-        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Vm]);
+        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Chaos, Stage::Vm]);
     }
 
     #[test]

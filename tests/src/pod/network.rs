@@ -34,6 +34,20 @@ impl Network {
         network
     }
 
+    /// Another one in its place, with the same addresses.
+    pub(super) fn renewed(self, interfaces: u8) -> Self {
+        let (node, address, link) = (self.node.clone(), self.address, self.link);
+        drop(self);
+        let netns = Netns::new();
+        node.watch(&netns.path());
+        let mut network = Self { host_veths: Vec::new(), address, link, mac: Mac([0; 6]), netns, node };
+        for _ in 0..interfaces {
+            network.add_interface();
+        }
+        network.mac = netdev::mac(&network.netns, "eth0");
+        network
+    }
+
     /// Gives `eth0` on a bridge its state, addresses and routes again.
     pub(super) fn configure(&self) {
         let mut commands = vec!["link set eth0 up".to_owned()];
