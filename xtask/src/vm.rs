@@ -23,8 +23,6 @@ use crate::{
     workspace::Workspace,
 };
 
-/// How many times slower than a processor its emulation is, for the tests' time limits.
-const SLOWNESS: &str = "10";
 /// What the guest gets of the caller's environment, beside the tests' own variables (`ISOLATE_*`).
 const PASSED: [&str; 2] = ["CI", "RUST_BACKTRACE"];
 
@@ -101,7 +99,7 @@ fn job(tests: &Path, names: &[String]) -> String {
 fn environment() -> String {
     let passed = env::vars().filter(|(name, _)| name.starts_with("ISOLATE_") || PASSED.contains(&name.as_str()));
     let lines = passed.map(|(name, value)| format!("export {name}={}\n", quoted(&value)));
-    lines.chain([format!("export ISOLATE_TEST_SLOWNESS={SLOWNESS}\n")]).collect()
+    lines.collect()
 }
 
 /// A word for a shell.
