@@ -1,6 +1,6 @@
 //! When kubelet gives a container up, as a window from now. Pure.
 //!
-//! What kubelet does (pkg/kubelet/prober/worker.go and prober.go, the same from Kubernetes 1.27 to 1.35):
+//! What kubelet does (pkg/kubelet/prober/worker.go and prober.go, as their sources have it):
 //! - One worker a probe has a ticker of `periodSeconds` from the time when the pod was added. A tick that comes during an
 //!   attempt is kept, one; so attempts follow each other after the longer of period and timeout.
 //! - A tick does nothing while the container is younger than `initialDelaySeconds`; nor, for liveness and readiness,

@@ -1,7 +1,7 @@
 //! Probes: what they do and how often, with the defaults of Kubernetes.
 //!
 //! Defaults: `SetDefaults_Probe` in pkg/apis/core/v1/defaults.go (0 means the default). Limits: `validateProbe` in
-//! pkg/apis/core/validation. Read in Kubernetes 1.35.
+//! pkg/apis/core/validation.
 
 use super::field::{At, Problems};
 
