@@ -215,12 +215,13 @@ impl Bundle {
             progress(&format!("sockets of network namespace {inode}"));
             self.sockets(*inode, process, until)?;
         }
-        progress(&format!("{} processes", self.processes.len()));
-        self.read_processes(until)?;
+        // Before the processes, of which there may be thousands.
         for (inode, process) in &namespaces {
             progress(&format!("routes, neighbours and rules of network namespace {inode}"));
             self.tools(*inode, process, until)?;
         }
+        progress(&format!("{} processes", self.processes.len()));
+        self.read_processes(until)?;
         progress("cgroups");
         self.cgroups(until)?;
         // What is on disk can be read even if this process ends here.
