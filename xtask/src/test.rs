@@ -43,7 +43,7 @@ enum Stage {
     Kernel,
     /// Random things that happen to fifty pods and the agent, for a minute; root needed
     Chaos,
-    /// The most telling of those under stock kernels, in an emulated machine; root needed
+    /// The most telling of those under stock kernels, in an emulated machine; only when asked for; root needed
     Vm,
 }
 
@@ -60,7 +60,9 @@ impl Args {
         all.filter(|stage| match stage {
             _ if !self.only.is_empty() => self.only.contains(stage),
             // With names: `cargo xtask vm NAME`.
-            Stage::Fmt | Stage::Clippy | Stage::Chaos | Stage::Vm => self.names.is_empty(),
+            Stage::Fmt | Stage::Clippy | Stage::Chaos => self.names.is_empty(),
+            // The emulator now and then runs code that the guest's kernel is patching, and the guest dies of it.
+            Stage::Vm => false,
             Stage::Unit | Stage::Kernel => true,
         })
         .collect()
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_told_otherwise() {
-        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Chaos, Stage::Vm]);
+        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Chaos]);
     }
 
     #[test]
