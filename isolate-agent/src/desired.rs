@@ -150,6 +150,11 @@ impl Entry {
         self.record().is_some_and(|record| !record.probe_ports.is_empty())
     }
 
+    /// Whether anything passes but loopback.
+    pub fn has_exemptions(&self) -> bool {
+        self.keeps_probes() || self.record().is_some_and(|record| !record.allow.is_empty())
+    }
+
     /// The addresses that the pod may talk to. A record that says what cannot be (it was written by hand) allows nothing.
     pub fn allowed(&self) -> Compiled {
         self.record().and_then(|record| allow::compile(&record.allow).ok()).unwrap_or_default()

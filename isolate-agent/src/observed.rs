@@ -29,7 +29,7 @@ pub struct Observed {
     pub veth_keys: BTreeMap<IfIndex, Slot>,
     /// The cgroup whose packets count as kubelet's.
     pub kubelet: Option<CgroupId>,
-    /// What the programs know of the host veths of pods with exemptions.
+    /// What the programs know of isolated pods' host veths.
     pub links: BTreeMap<IfIndex, LinkFacts>,
     /// Addresses that pods may talk to.
     pub allowed: BTreeMap<(Slot, Range), AllowRules>,

@@ -6,6 +6,7 @@
 
 mod action;
 mod exempt;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,12 +92,16 @@ impl View<'_> {
                 actions.push(Action::SetPolicy { slot, policy, fresh: known.is_none() });
             }
             gate |= gate_for(self.inventory.pods.get(uid).map(level).into_iter());
-            self.exempt(entry, self.inventory.pods.get(uid), slot, &mut actions);
+            self.exempt(entry, slot, &mut actions);
             if let Some(pod) = self.inventory.pods.get(uid) {
                 self.cut_cgroup(pod, slot, &mut actions);
                 for veth in homes.leave(pod).filter_map(|interface| interface.host.as_ref()) {
-                    if keyed.insert(veth.ifindex) && !self.is_keyed(veth.ifindex, slot, &occupied) {
-                        actions.push(Action::SetVethKey(veth.ifindex, slot));
+                    if keyed.insert(veth.ifindex) {
+                        let holder = self.holder(veth.ifindex, slot, &occupied);
+                        if holder.is_none() {
+                            actions.push(Action::SetVethKey(veth.ifindex, slot));
+                        }
+                        self.know_link(veth.ifindex, *uid, holder, &mut actions);
                     }
                     self.attach_veth(veth, &mut actions);
                 }
@@ -159,16 +164,17 @@ impl View<'_> {
         }
     }
 
-    /// Whether a veth leads to `slot`, or to the slot of another isolated pod that shares it: to this hook all isolated
-    /// pods are the same.
-    fn is_keyed(&self, ifindex: IfIndex, slot: Slot, occupied: &BTreeMap<PodUid, Slot>) -> bool {
-        let Some(key) = self.observed.veth_keys.get(&ifindex) else { return false };
+    /// The pod that a veth leads to, if that is the one in `slot` or another isolated pod that shares it: to this hook all
+    /// isolated pods are the same.
+    fn holder(&self, ifindex: IfIndex, slot: Slot, occupied: &BTreeMap<PodUid, Slot>) -> Option<PodUid> {
+        let key = self.observed.veth_keys.get(&ifindex)?;
         let shares = |uid: &PodUid| {
             self.desired.contains_key(uid)
                 && occupied.get(uid) == Some(key)
                 && self.inventory.pods.get(uid).is_some_and(|pod| pod.host_veths().any(|veth| veth.ifindex == ifindex))
         };
-        *key == slot || self.observed.policies.get(key).is_some_and(|policy| shares(&uid_of(policy)))
+        let uid = self.observed.policies.get(key).map(uid_of)?;
+        (*key == slot || shares(&uid)).then_some(uid)
     }
 
     /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again,
@@ -229,7 +235,7 @@ impl View<'_> {
         let links = self.observed.lsm_links.iter().filter(|((id, _), state)| goes(id, state));
         actions.extend(links.map(|((id, ask), _)| Action::DetachLsm(*id, *ask)));
         self.release_netdevs(&wanted, &homes, actions);
-        self.release_exemptions(&wanted, actions);
+        self.release_exemptions(&wanted, &taken, actions);
         for slot in self.observed.policies.keys() {
             if !wanted.contains_key(slot) {
                 actions.push(Action::Vacate(*slot));

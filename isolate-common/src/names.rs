@@ -15,7 +15,7 @@ pub const ERRORS: &str = "ISO_ERRORS";
 
 /// Array of one [`crate::NodeFacts`].
 pub const NODE: &str = "ISO_NODE";
-/// Hash, ifindex (`u32`) of the host veth of a pod with exemptions to [`crate::LinkFacts`].
+/// Hash, ifindex (`u32`) of an isolated pod's host veth to [`crate::LinkFacts`].
 pub const LINK: &str = "ISO_LINK";
 /// LPM trie, [`crate::AllowKey`] to [`crate::AllowRules`].
 pub const ALLOW: &str = "ISO_ALLOW";

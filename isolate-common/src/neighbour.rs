@@ -30,9 +30,15 @@ pub struct LinkFacts {
     pub pod: Mac,
     /// The pod's addresses; IPv4 as `::ffff:a.b.c.d`, zeroes where there are fewer.
     pub addresses: [Address; ADDRESSES],
+    /// Which of them nobody else has: a bit for each place, and [`Self::HARDWARE`]. For what is not marked nobody is
+    /// answered, and nothing leaves with it.
+    pub sole: u32,
 }
 
-const _: () = assert!(size_of::<LinkFacts>() == 76);
+const _: () = {
+    assert!(size_of::<LinkFacts>() == 80);
+    assert!(ADDRESSES < 32);
+};
 
 impl LinkFacts {
     /// The hardware address that a question on its way in this direction is answered with.
@@ -41,6 +47,29 @@ impl LinkFacts {
             Direction::In => self.pod,
             Direction::Out => self.node,
         }
+    }
+
+    /// The bit of [`Self::sole`] for the pod's hardware address. Without it the others mean nothing.
+    pub const HARDWARE: u32 = 1 << ADDRESSES;
+
+    /// Whether the pod's hardware address is nobody else's.
+    pub const fn has_sole_mac(&self) -> bool {
+        self.sole & Self::HARDWARE != 0
+    }
+
+    /// Whether the pod has this address, and nobody else does.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the BPF programs must not pay for a call")]
+    pub fn has_alone(&self, address: &Address) -> bool {
+        let mut index = 0;
+        let mut found = 0;
+        while index < ADDRESSES {
+            if same(&self.addresses[index], address) {
+                found |= self.sole & (1 << index);
+            }
+            index += 1;
+        }
+        found != 0 && self.has_sole_mac() && !same(address, &[0; 16])
     }
 
     /// Whether the pod has this address.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use isolate_common::{AllowKey, AllowRules, Direction, Exemption, Policy, PolicyFlags, packet::Packet};
 
 use crate::{
-    frame::{ETHERNET, Socket, Wire, hand_to_node, holds_ip},
+    frame::{ETHERNET, Socket, Wire, hand_to_node, holds_ip, is_from_pod},
     lookup::ENTRIES,
     probe,
 };
@@ -39,9 +39,10 @@ pub(crate) fn on_veth(
     } else {
         return None;
     };
-    match direction {
-        Direction::In => Some(exemption),
-        Direction::Out => hand_to_node(ctx.skb.skb, ifindex).then_some(exemption),
+    match (direction, exemption) {
+        (Direction::In, _) => Some(exemption),
+        (Direction::Out, Exemption::Allow) if !is_from_pod(ifindex, &packet) => None,
+        (Direction::Out, _) => hand_to_node(ctx.skb.skb, ifindex).then_some(exemption),
     }
 }
 

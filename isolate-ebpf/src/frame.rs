@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use isolate_common::{
     ARP_FRAME, Direction, LinkFacts, Lookup, Mac, ND_FRAME, PolicyFlags, Question, answer_arp, answer_nd, arp_question,
-    is_arp_answer, is_nd_answer, nd_question,
+    is_arp_answer, is_nd_answer, mapped, nd_question,
     packet::{Address, Packet, Source},
 };
 
@@ -82,6 +82,17 @@ pub(crate) fn link(ifindex: u32) -> Option<&'static LinkFacts> {
     ISO_LINK.get_ptr(ifindex).map(|facts| unsafe { &*facts })
 }
 
+/// Whether the packet's address on the pod's side is the pod's, and nobody else's. What answers it would go to another one
+/// otherwise, with what the pod has put into it.
+#[inline(never)]
+pub(crate) fn is_from_pod(ifindex: u32, packet: &Packet) -> bool {
+    let p = &packet.own;
+    let own = if packet.v6 { *p } else { mapped([p[12], p[13], p[14], p[15]]) };
+    // An IPv4 address in an IPv6 packet is nobody's.
+    let is_of_family = packet.v6 != (u128::from_be_bytes(own) >> 32 == 0xffff);
+    link(ifindex).is_some_and(|facts| is_of_family && facts.has_alone(&own))
+}
+
 /// Sends a frame of the pod's to the node, whomever it was for: the address in its IP header decides from there, and
 /// nobody beside the pod gets to see it. False if it does not come from the pod's own hardware address.
 #[inline(never)]
@@ -90,7 +101,7 @@ pub(crate) fn hand_to_node(skb: *mut __sk_buff, ifindex: u32) -> bool {
     let (Some(facts), Some(to), Some(from)) = (link(ifindex), Wire(&ctx).bytes(0), Wire(&ctx).bytes(6)) else {
         return false;
     };
-    if !same(from, facts.pod) {
+    if !same(from, facts.pod) || !facts.has_sole_mac() {
         return false;
     }
     same(to, facts.node) || (ctx.store(0, &facts.node, 0).is_ok() && ctx.change_type(FOR_THIS_HOST).is_ok())
@@ -202,7 +213,7 @@ pub(crate) fn answer(ctx: &TcContext, ifindex: u32, slot: u32, direction: Direct
     };
     let v6 = matches!(kind, Kind::Nd);
     let answers = match direction {
-        Direction::In => facts.has(&question.target) && may_ask(ctx, slot, v6, question.asker),
+        Direction::In => facts.has_alone(&question.target) && may_ask(ctx, slot, v6, question.asker),
         Direction::Out => !facts.has(&question.target),
     };
     if !asked || !answers {

@@ -1,5 +1,7 @@
 //! Allowed hosts: they are reached and reach, as far as it was said, and nobody else does.
 
+mod claims;
+
 use std::net::{IpAddr, SocketAddr};
 
 use isolate_tests::{
@@ -14,19 +16,31 @@ use isolate_tests::{
     wire::{Family, Kind},
 };
 
+use libtest_mimic::Trial;
+
 use crate::{
     scene::{Scene, every_channel},
-    suite::trials,
+    suite,
 };
 
-trials![
-    an_allowed_host_talks_and_nobody_else,
-    a_routed_pod_and_one_on_the_nodes_network,
-    who_may_begin_is_kept,
-    ports_and_protocols_are_kept,
-    frames_go_to_the_node_and_nowhere_else,
-    what_makes_no_sense_changes_nothing,
-];
+pub(crate) fn trials() -> Vec<Trial> {
+    suite::named(
+        "allow",
+        &[
+            ("an_allowed_host_talks_and_nobody_else", an_allowed_host_talks_and_nobody_else),
+            ("a_routed_pod_and_one_on_the_nodes_network", a_routed_pod_and_one_on_the_nodes_network),
+            ("who_may_begin_is_kept", who_may_begin_is_kept),
+            ("ports_and_protocols_are_kept", ports_and_protocols_are_kept),
+            ("frames_go_to_the_node_and_nowhere_else", frames_go_to_the_node_and_nowhere_else),
+            ("what_makes_no_sense_changes_nothing", what_makes_no_sense_changes_nothing),
+            ("an_address_taken_after_the_cut", claims::an_address_taken_after_the_cut_is_not_answered_for),
+            ("an_address_taken_before_the_cut", claims::an_address_taken_before_the_cut_is_not_answered_for),
+            ("a_hardware_address_of_a_neighbour", claims::a_hardware_address_of_a_neighbour_gains_nothing),
+            ("what_leaves_comes_from_the_pods_own_address", claims::what_leaves_comes_from_the_pods_own_address),
+            ("a_new_sandbox_is_answered_for", claims::a_new_sandbox_is_answered_for),
+        ],
+    )
+}
 
 /// Both families of one end.
 fn allow(end: &End<'_>) -> [String; 2] {

@@ -44,6 +44,8 @@ pub(super) fn copy_state(old: &Path, draft: &Path) -> Result<(), EnforceError> {
     parts.extend(HASHES.map(|name| (name, copy_hash as Copier)));
     parts.push((names::COUNTERS, copy_per_cpu));
     parts.extend(ARRAYS.map(|name| (name, copy_array as Copier)));
+    // Not in every layout: what the older one fixed at the cut, without which it would be looked for anew.
+    parts.extend(pins::map(old, names::LINK).exists().then_some((names::LINK, copy_hash as Copier)));
     for (name, copy) in parts {
         let path = pins::map(old, name);
         let copied = Sides::open(&path, &pins::map(draft, name)).and_then(|sides| copy(&sides));

@@ -14,16 +14,17 @@ mod netdev;
 mod netlink;
 mod power;
 mod process;
+mod route;
 mod scan;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use isolate_common::LinkFacts;
+use isolate_common::{Mac, packet::Address};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -104,6 +105,28 @@ pub struct IfIndex(pub u32);
 pub struct Inventory {
     /// Pods that have a cgroup directory, whether or not processes run in it.
     pub pods: BTreeMap<PodUid, Pod>,
+    /// What is the node's own; none if addresses were not looked at, those of pods neither.
+    pub node: Option<Taken>,
+}
+
+/// Addresses on the pods' links that are no pod's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Hardware addresses of the node's interfaces.
+    pub macs: BTreeSet<Mac>,
+    /// The node's addresses, and those of the routers that it knows. IPv4 mapped.
+    pub addresses: BTreeSet<Address>,
+}
+
+/// Who is at the two sides of a host veth, as far as they show it now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The node's hardware address there: that of the bridge, or of the host end itself.
+    pub node: Mac,
+    /// The hardware address of the pod's end, which the pod can change.
+    pub pod: Mac,
+    /// The addresses of the pod's end, which the pod can change. IPv4 mapped; none if they were not looked at.
+    pub addresses: Vec<Address>,
 }
 
 /// One pod as the node shows it.
@@ -125,8 +148,10 @@ pub struct Pod {
     pub interfaces: Vec<Interface>,
     /// Why the pod must not be isolated without being forced, if so.
     pub guard: Option<Guard>,
-    /// Who is at the two sides of its host veths; none if it was not looked at closely.
-    pub links: BTreeMap<IfIndex, LinkFacts>,
+    /// Who is at the two sides of its host veths.
+    pub links: BTreeMap<IfIndex, Ends>,
+    /// Its addresses as the container runtime tells them. IPv4 mapped; none where it does not.
+    pub assigned: Vec<Address>,
     /// What its processes can do past every hook; none if they were not looked at closely.
     pub powers: Option<Powers>,
 }

@@ -5,11 +5,15 @@ use std::{
     net::IpAddr,
 };
 
-use isolate_common::{LinkFacts, mapped, packet::Address};
+use isolate_common::{mapped, packet::Address};
 
-use super::{HostVeth, IfIndex, Inside, Interface, InventoryError, link::Link, netlink::Netlink, process::Netns};
+use super::{
+    Ends, HostVeth, IfIndex, Inside, Interface, InventoryError, Taken, link::Link, netlink::Netlink, process::Netns,
+};
 
 const VETH: &str = "veth";
+/// Addresses kept of one interface, however many a pod makes.
+const MAX_ADDRESSES: usize = 1024;
 
 /// Kinds that reach the world only through other links of the namespace in which they, or their lower links, live.
 const STANDING_ON_OTHERS: [&str; 25] = [
@@ -53,7 +57,7 @@ pub(super) struct Exits {
 struct Exit {
     interface: Interface,
     /// Who is at the two sides of its host end.
-    facts: Option<LinkFacts>,
+    ends: Option<Ends>,
     /// The namespace that it leads to.
     to: Option<i32>,
 }
@@ -76,7 +80,7 @@ pub(super) fn exits<'a>(
             vec![Link::unknown()]
         });
         // Only to answer for them: a pod whose addresses cannot be had is isolated all the same.
-        let addresses = if closely { netlink.addresses(nsid) } else { Ok(Vec::new()) }.unwrap_or_else(|error| {
+        let addresses = if closely { netlink.addresses(Some(nsid)) } else { Ok(Vec::new()) }.unwrap_or_else(|error| {
             tracing::warn!(%error, "the addresses in a pod's namespace cannot be listed");
             Vec::new()
         });
@@ -91,7 +95,7 @@ pub(super) fn exits<'a>(
         let mut found = join(*nsid, links, &node, place);
         for exit in &mut found {
             exit.interface.claimed = namespace.is_claimed();
-            exit.facts = facts(exit, links, &node, addresses);
+            exit.ends = ends(exit, links, &node, addresses);
         }
         Exits { nsid: *nsid, claimed: namespace.is_claimed(), found }
     };
@@ -99,36 +103,34 @@ pub(super) fn exits<'a>(
 }
 
 /// Who is at the two sides of a host end: the bridge that it is a port of or it itself, and the pod with its addresses.
-fn facts(exit: &Exit, inside: &[Link], node: &[Link], addresses: &[(u32, IpAddr)]) -> Option<LinkFacts> {
+fn ends(exit: &Exit, inside: &[Link], node: &[Link], addresses: &[(u32, IpAddr)]) -> Option<Ends> {
     let by_index = |links: &[Link], index| links.iter().find(|link| link.index == index).cloned();
     let end = by_index(node, exit.interface.host.as_ref()?.ifindex.0)?;
     let bridge = end.master.and_then(|master| by_index(node, master)).filter(|master| is_kind(master, "bridge"));
     let index = exit.interface.inside.as_ref()?.index;
-    let mut facts = LinkFacts {
+    let own = addresses.iter().filter(|(of, _)| *of == index).take(MAX_ADDRESSES);
+    Some(Ends {
         node: bridge.map_or(end.mac, |bridge| bridge.mac)?,
         pod: by_index(inside, index)?.mac?,
-        ..LinkFacts::default()
-    };
-    let own = addresses.iter().filter(|(of, _)| *of == index).map(|(_, address)| of_either_family(address));
-    facts.addresses.iter_mut().zip(own).for_each(|(place, address)| *place = address);
-    Some(facts)
+        addresses: own.map(|(_, address)| of_either_family(address)).collect(),
+    })
 }
 
-/// Who is at the two sides of a pod's host ends, by the index of these. Where the runtime says which addresses are the
-/// pod's, it has no others: a pod can give its interface those of another one.
-pub(super) fn links(of: &[Exits], claimed: &[IpAddr]) -> BTreeMap<IfIndex, LinkFacts> {
-    let claimed: Vec<Address> = claimed.iter().map(of_either_family).collect();
+/// Who is at the two sides of a pod's host ends, by the index of these.
+pub(super) fn links(of: &[Exits]) -> BTreeMap<IfIndex, Ends> {
     let exits = of.iter().flat_map(|exits| &exits.found);
-    let mut links: BTreeMap<IfIndex, LinkFacts> =
-        exits.filter_map(|exit| Some((exit.interface.host.as_ref()?.ifindex, exit.facts?))).collect();
-    let addresses = links.values_mut().flat_map(|facts| &mut facts.addresses);
-    for address in addresses.filter(|address| !claimed.is_empty() && !claimed.contains(address)) {
-        *address = Address::default();
-    }
-    links
+    exits.filter_map(|exit| Some((exit.interface.host.as_ref()?.ifindex, exit.ends.clone()?))).collect()
 }
 
-fn of_either_family(address: &IpAddr) -> Address {
+/// What is the node's own.
+pub(super) fn taken(netlink: &mut Netlink) -> Result<Taken, InventoryError> {
+    let macs = netlink.links(None)?.into_iter().filter_map(|link| link.mac).collect();
+    let own = netlink.addresses(None)?.into_iter().map(|(_, address)| address);
+    let addresses = own.chain(netlink.routers()?).map(|address| of_either_family(&address)).collect();
+    Ok(Taken { macs, addresses })
+}
+
+pub(super) fn of_either_family(address: &IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
@@ -161,7 +163,7 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
                 inside: (link.index != 0).then(|| place(link.index)),
                 claimed: false,
             };
-            exits.push(Exit { interface, facts: None, to: link.peer_nsid });
+            exits.push(Exit { interface, ends: None, to: link.peer_nsid });
         }
     }
     exits.extend(ends.into_iter().map(|end| Exit {
@@ -172,7 +174,7 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
             inside: None,
             claimed: false,
         },
-        facts: None,
+        ends: None,
         to: None,
     }));
     exits

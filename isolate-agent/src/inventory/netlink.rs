@@ -3,6 +3,7 @@
 //! It enters no namespace; the node's own socket asks about the pods'.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd as _},
@@ -14,12 +15,14 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
+    route::RouteMessage,
 };
 use rustix::io::Errno;
 
 use super::{
     InventoryError, address,
     link::{self, Link},
+    route,
 };
 use crate::netlink::Connection;
 
@@ -58,13 +61,13 @@ impl Netlink {
         Ok(links)
     }
 
-    /// The addresses in the namespace with this id, with the index of their interface.
-    pub(super) fn addresses(&mut self, nsid: i32) -> Result<Vec<(u32, IpAddr)>, InventoryError> {
+    /// The addresses in the namespace with this id, or in the node's own, with the index of their interface.
+    pub(super) fn addresses(&mut self, nsid: Option<i32>) -> Result<Vec<(u32, IpAddr)>, InventoryError> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Unspec;
-        request
-            .attributes
-            .push(AddressAttribute::Other(DefaultNla::new(IFA_TARGET_NETNSID, nsid.to_ne_bytes().to_vec())));
+        let target =
+            |nsid: i32| AddressAttribute::Other(DefaultNla::new(IFA_TARGET_NETNSID, nsid.to_ne_bytes().to_vec()));
+        request.attributes.extend(nsid.map(target));
         let mut addresses = Vec::new();
         self.0
             .ask(RouteNetlinkMessage::GetAddress(request), NLM_F_DUMP, |payload| {
@@ -72,6 +75,24 @@ impl Netlink {
             })
             .map_err(|source| InventoryError::Netlink { request: "RTM_GETADDR", source })?;
         Ok(addresses)
+    }
+
+    /// The routers that the node's routes lead to.
+    pub(super) fn routers(&mut self) -> Result<BTreeSet<IpAddr>, InventoryError> {
+        let mut routers = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let take = |payload: &[u8]| routers.extend(route::routers(payload));
+            match self.0.ask(RouteNetlinkMessage::GetRoute(request), NLM_F_DUMP, take) {
+                // A node without this family has no routers of it.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {}
+                other => {
+                    other.map_err(|source| InventoryError::Netlink { request: "RTM_GETROUTE", source })?;
+                }
+            }
+        }
+        Ok(routers)
     }
 
     /// The id that the namespace has in the node's, assigned now if it has none.

@@ -80,7 +80,17 @@ impl Scanner {
     pub async fn scan(&self, closely: impl IntoIterator<Item = PodUid>) -> Result<Inventory, InventoryError> {
         let closely = closely.into_iter().collect();
         let claims = self.cri.known().pods;
-        self.blocking(move |inner| inner.scan(&closely, &claims)).await
+        self.blocking(move |inner| inner.scan(&closely, false, &claims)).await
+    }
+
+    /// The same, and the addresses of all pods and of the node.
+    pub async fn scan_with_addresses(
+        &self,
+        closely: impl IntoIterator<Item = PodUid>,
+    ) -> Result<Inventory, InventoryError> {
+        let closely = closely.into_iter().collect();
+        let claims = self.cri.known().pods;
+        self.blocking(move |inner| inner.scan(&closely, true, &claims)).await
     }
 
     /// Reads one pod again, closely, without a walk through the tree if its directories are where they were. `None` if it
@@ -120,9 +130,13 @@ impl Scanner {
 }
 
 impl Inner {
-    fn scan(&self, closely: &BTreeSet<PodUid>, claims: &Claims) -> Result<Inventory, InventoryError> {
+    fn scan(&self, closely: &BTreeSet<PodUid>, addresses: bool, claims: &Claims) -> Result<Inventory, InventoryError> {
         let directories = self.directories()?;
-        let inventory = self.read(&directories, closely, claims)?;
+        let mut inventory = self.read(&directories, closely, addresses, claims)?;
+        if addresses {
+            let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+            inventory.node = Some(netdev::taken(&mut netlink)?);
+        }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = directories;
         Ok(inventory)
     }
@@ -136,7 +150,7 @@ impl Inner {
                 None => return Ok(None),
             },
         };
-        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into(), claims)?.pods.remove(&uid))
+        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into(), false, claims)?.pods.remove(&uid))
     }
 
     fn directories(&self) -> Result<BTreeMap<PodUid, Directories>, InventoryError> {
@@ -163,6 +177,7 @@ impl Inner {
         &self,
         directories: &BTreeMap<PodUid, Directories>,
         closely: &BTreeSet<PodUid>,
+        addresses: bool,
         claims: &Claims,
     ) -> Result<Inventory, InventoryError> {
         let mut pods = BTreeMap::new();
@@ -179,7 +194,7 @@ impl Inner {
             let claimed = claims.get(&uid).into_iter().flat_map(claimed);
             let closely = closely.contains(&uid);
             let census = process::census(uid, &directories.pids()?, &self.node, closely, claimed, |netns| {
-                batch.push((uid, netns, closely));
+                batch.push((uid, netns, closely || addresses));
                 if batch.len() < BATCH { Ok(()) } else { self.flush(&mut batch, &mut exits) }
             })?;
             let pod = Pod {
@@ -191,6 +206,12 @@ impl Inner {
                 interfaces: Vec::new(),
                 guard: census.guard,
                 links: BTreeMap::new(),
+                assigned: claims
+                    .get(&uid)
+                    .into_iter()
+                    .flat_map(|facts| &facts.ips)
+                    .map(netdev::of_either_family)
+                    .collect(),
                 powers: census.powers,
             };
             pods.insert(uid, pod);
@@ -198,11 +219,11 @@ impl Inner {
         self.flush(&mut batch, &mut exits)?;
         for (uid, exits) in exits {
             if let Some(pod) = pods.get_mut(&uid) {
-                pod.links = netdev::links(&exits, claims.get(&uid).map_or(&[], |facts| &facts.ips));
+                pod.links = netdev::links(&exits);
                 pod.interfaces = netdev::interfaces(exits);
             }
         }
-        Ok(Inventory { pods })
+        Ok(Inventory { pods, node: None })
     }
 
     /// Asks for the interfaces of the namespaces in `batch`, and closes these. Not held longer than that: a look at

@@ -15,7 +15,7 @@ use crate::{
 pub enum Action {
     /// Forgets addresses that a pod was allowed to talk to.
     DropAllowed(Slot, Range),
-    /// Forgets the two sides of a host veth: no question for a hardware address is answered there.
+    /// Forgets the two sides of a host veth: no question for a hardware address is answered there, and no frame leaves.
     DropLink(IfIndex),
     /// Puts a pod into a slot; its counters start at zero if the slot was another's.
     SetPolicy {

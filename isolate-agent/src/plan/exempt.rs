@@ -2,18 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, View};
-use crate::{
-    allow::Range,
-    desired::Entry,
-    inventory::{IfIndex, Pod},
-    observed::Slot,
-    pod::PodUid,
-};
+use super::{Action, View, links};
+use crate::{allow::Range, desired::Entry, inventory::IfIndex, observed::Slot, pod::PodUid};
 
 impl View<'_> {
-    /// Brings the exemptions of one pod up to date.
-    pub(super) fn exempt(&self, entry: &Entry, pod: Option<&Pod>, slot: Slot, actions: &mut Vec<Action>) {
+    /// Brings what one pod is allowed up to date.
+    pub(super) fn exempt(&self, entry: &Entry, slot: Slot, actions: &mut Vec<Action>) {
         let allowed = entry.allowed();
         for (range, rules) in &allowed {
             if self.observed.allowed.get(&(slot, *range)) != Some(rules) {
@@ -24,10 +18,19 @@ impl View<'_> {
         for ((slot, range), _) in known.filter(|((_, range), _)| !allowed.contains_key(range)) {
             actions.push(Action::DropAllowed(*slot, *range));
         }
-        for (ifindex, facts) in pod.into_iter().filter(|_| has_exemptions(entry)).flat_map(|pod| &pod.links) {
-            if self.observed.links.get(ifindex) != Some(facts) {
-                actions.push(Action::SetLink(*ifindex, *facts));
-            }
+    }
+
+    /// Brings what the programs know of a host veth up to date. `holder` is the pod that it leads to already; if none, it
+    /// will lead to `uid`, and what is known of it is another pod's.
+    pub(super) fn know_link(&self, ifindex: IfIndex, uid: PodUid, holder: Option<PodUid>, actions: &mut Vec<Action>) {
+        let (observed, uid) = (self.observed.links.get(&ifindex), holder.unwrap_or(uid));
+        // An interface that came in the place of another has the hook not yet.
+        let known = observed.filter(|_| holder.is_some() && self.observed.veth_is_live(ifindex));
+        let (Some(entry), Some(pod)) = (self.desired.get(&uid), self.inventory.pods.get(&uid)) else { return };
+        match links::facts(self.inventory, pod, ifindex, known, entry.has_exemptions()) {
+            Some(facts) if observed != Some(&facts) => actions.push(Action::SetLink(ifindex, facts)),
+            None if observed.is_some() => actions.push(Action::DropLink(ifindex)),
+            _ => {}
         }
     }
 
@@ -40,20 +43,21 @@ impl View<'_> {
     }
 
     /// Takes away what no pod has any more.
-    pub(super) fn release_exemptions(&self, wanted: &BTreeMap<Slot, PodUid>, actions: &mut Vec<Action>) {
+    pub(super) fn release_exemptions(
+        &self,
+        wanted: &BTreeMap<Slot, PodUid>,
+        taken: &BTreeSet<IfIndex>,
+        actions: &mut Vec<Action>,
+    ) {
         for (slot, range) in self.observed.allowed.keys().filter(|(slot, _)| !wanted.contains_key(slot)) {
             actions.push(Action::DropAllowed(*slot, *range));
         }
-        let exempted = self.desired.iter().filter(|(_, entry)| has_exemptions(entry));
-        let pods = exempted.filter_map(|(uid, _)| self.inventory.pods.get(uid));
-        let links: BTreeSet<&IfIndex> = pods.flat_map(|pod| pod.links.keys()).collect();
-        for ifindex in self.observed.links.keys().filter(|ifindex| !links.contains(ifindex)) {
-            actions.push(Action::DropLink(*ifindex));
-        }
+        // Kept as long as the key: what was fixed at the cut is not looked for anew because a pod is not seen for once.
+        let goes = |ifindex: &&IfIndex| {
+            let key = self.observed.veth_keys.get(ifindex).filter(|slot| wanted.contains_key(slot));
+            !taken.contains(ifindex) && (key.is_none() || actions.contains(&Action::DropVethKey(**ifindex)))
+        };
+        let gone: Vec<Action> = self.observed.links.keys().filter(goes).copied().map(Action::DropLink).collect();
+        actions.extend(gone);
     }
-}
-
-fn has_exemptions(entry: &Entry) -> bool {
-    let record = entry.record();
-    record.is_some_and(|record| !record.probe_ports.is_empty() || !record.allow.is_empty())
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     allow::{self, Allow, Range},
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::{PodCgroup, Way},
+    inventory::{Ends, PodCgroup, Taken, Way},
 };
 
 const PODS: u8 = 5;
@@ -42,8 +42,14 @@ fn ranges() -> [&'static str; 3] {
     ["10.0.0.0/8:22", "in:10.0.0.1", "2001:db8::/32"]
 }
 
+fn ends(ifindex: u32) -> Ends {
+    let byte = ifindex.to_ne_bytes()[0];
+    Ends { node: [byte; 6], pod: [byte + 100; 6], addresses: vec![[byte; 16]] }
+}
+
 fn facts(ifindex: u32) -> LinkFacts {
-    LinkFacts { node: [ifindex.to_ne_bytes()[0]; 6], ..LinkFacts::default() }
+    let Ends { node, pod, addresses } = ends(ifindex);
+    LinkFacts { node, pod, addresses: [addresses[0], [0; 16], [0; 16], [0; 16]], sole: 0 }
 }
 
 fn veth(ifindex: u32) -> Interface {
@@ -62,7 +68,8 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
         processes: 1,
         interfaces: veths.iter().copied().map(veth).collect(),
         guard: None,
-        links: veths.iter().map(|&ifindex| (IfIndex(ifindex), facts(ifindex))).collect(),
+        links: veths.iter().map(|&ifindex| (IfIndex(ifindex), ends(ifindex))).collect(),
+        assigned: Vec::new(),
         powers: None,
     }
 }
@@ -199,13 +206,14 @@ prop_compose! {
             proptest::option::of((0..2_u64, prop_oneof![Just(None), (1..20_u32).prop_map(Some)])),
             proptest::collection::btree_set(10..18_u32, 0..3),
         ), 0..=usize::from(PODS)),
+        node in proptest::option::of(Just(Taken::default())),
     ) -> Inventory {
         let mut pods = BTreeMap::new();
         for (number, (cgroup, veths)) in present {
             let cgroup = cgroup.map(|(generation, level)| (100 + 100 * generation + u64::from(number), level));
             pods.insert(uid(number), pod(number, cgroup, &veths));
         }
-        Inventory { pods }
+        Inventory { pods, node }
     }
 }
 
@@ -423,10 +431,32 @@ proptest! {
         }
         let keeps = node.desired.values().any(Entry::keeps_probes);
         prop_assert_eq!(node.kernel.kubelet, keeps.then_some(CgroupId(1)));
+    }
+
+    /// What is known of a link is what it showed when it was first cut for its pod, and is forgotten with the key.
+    #[test]
+    fn what_is_known_of_a_link_was_fixed_at_the_cut(mut node in nodes()) {
+        let before = node.kernel.clone();
+        let plan = node.view().plan();
+        for action in &plan.enforce {
+            carry_out(&mut node.kernel, action);
+        }
+        let slots = node.kernel.slots();
         for (ifindex, known) in &node.kernel.links {
-            prop_assert!(node.desired_owner(owns_veth(*ifindex)));
-            // A pod that there is no slot for has no exemptions that could go by it.
-            prop_assert!(*known == facts(ifindex.0) || !plan.no_slot.is_empty());
+            let (Some(key), true) = (node.kernel.veth_keys.get(ifindex), plan.no_slot.is_empty()) else { continue };
+            let uid = node.kernel.policies.get(key).map(uid_of);
+            let (Some(uid), true) = (uid, slots.values().any(|slot| slot == key)) else { continue };
+            let had = before.veth_keys.get(ifindex) == Some(key) && before.policies.get(key).map(uid_of) == Some(uid);
+            let stayed = had && before.veth_is_live(*ifindex);
+            let (at_first, seen) = (before.links.get(ifindex).filter(|_| stayed), facts(ifindex.0));
+            let at_first = at_first.unwrap_or(&seen);
+            prop_assert_eq!((known.pod, known.addresses), (at_first.pod, at_first.addresses));
+            let exempted = node.desired.get(&uid).is_some_and(Entry::has_exemptions);
+            prop_assert!(exempted || known.sole == 0 || stayed, "{:?}", known);
+        }
+        for ifindex in node.kernel.links.keys() {
+            let kept = node.kernel.veth_keys.get(ifindex).is_some_and(|key| slots.values().any(|slot| slot == key));
+            prop_assert!(kept || node.desired_owner(owns_veth(*ifindex)), "{:?}", ifindex);
         }
     }
 

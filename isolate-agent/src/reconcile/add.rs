@@ -249,13 +249,20 @@ impl Engine {
         for uid in uids {
             match self.scanner.pod(*uid).await {
                 Ok(Some(pod)) => {
-                    let mut seen = Inventory { pods: [(*uid, pod)].into() };
+                    let mut seen = Inventory { pods: [(*uid, pod)].into(), node: None };
                     remember(&self.inventory, &mut seen, &self.observed);
                     self.inventory.pods.append(&mut seen.pods);
                 }
                 Ok(None) => {
                     self.inventory.pods.remove(uid);
                 }
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        // With the first exemption on the node: until everybody's addresses are known, no pod is answered for.
+        if self.inventory.node.is_none() && self.desired.values().any(Entry::has_exemptions) {
+            match self.look_at_node().await.1 {
+                Ok(inventory) => drop(self.know(inventory)),
                 Err(error) => errors.push(error.to_string()),
             }
         }

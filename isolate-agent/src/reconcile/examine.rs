@@ -42,7 +42,7 @@ impl Engine {
             )
         };
         let mut seen = match self.scanner.pod(uid).await {
-            Ok(Some(pod)) => Inventory { pods: [(uid, pod)].into() },
+            Ok(Some(pod)) => Inventory { pods: [(uid, pod)].into(), node: None },
             Ok(None) => return other(Code::PartlyCovered, absent()),
             Err(error) => {
                 return other(Code::Failed, format!("pod {called} cannot be looked at: {error}; it stays isolated"));

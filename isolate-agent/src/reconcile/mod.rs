@@ -121,7 +121,7 @@ impl Engine {
         let mut enforcer = Enforcer::open(settings)?;
         let observed = enforcer.observe()?;
         let scanner = Scanner::new(settings.cgroup_root.as_deref())?.with_claims(cri.clone());
-        let inventory = scanner.scan(desired.keys().copied()).await?;
+        let inventory = look(&scanner, &desired).await?;
         let away = Away::new(store.absences());
         let mut engine = Self {
             settings: settings.clone(),
@@ -238,10 +238,10 @@ impl Engine {
 
     /// A look at the node, for [`Self::pass`]; it needs the engine no more once it has begun. Tells when it began.
     pub fn look_at_node(&self) -> impl Future<Output = (Instant, Result<Inventory, InventoryError>)> + use<> {
-        let (scanner, closely) = (self.scanner.clone(), self.desired.keys().copied().collect::<Vec<_>>());
+        let (scanner, desired) = (self.scanner.clone(), self.desired.clone());
         async move {
             let started = Instant::now();
-            (started, scanner.scan(closely).await)
+            (started, look(&scanner, &desired).await)
         }
     }
 
@@ -373,6 +373,16 @@ impl Engine {
                 ));
             }
         }
+    }
+}
+
+/// A look at the node: closely at isolated pods, and at everybody's addresses where some of these are to be believed.
+async fn look(scanner: &Scanner, desired: &Desired) -> Result<Inventory, InventoryError> {
+    let closely = desired.keys().copied();
+    if desired.values().any(Entry::has_exemptions) {
+        scanner.scan_with_addresses(closely).await
+    } else {
+        scanner.scan(closely).await
     }
 }
 

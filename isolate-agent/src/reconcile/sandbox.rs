@@ -17,7 +17,7 @@ impl Engine {
             Ok(Some(pod)) => {
                 // What the kernel held of the sandbox before it is gone, and its numbers may be used again.
                 self.look();
-                let mut seen = Inventory { pods: [(uid, pod)].into() };
+                let mut seen = Inventory { pods: [(uid, pod)].into(), node: None };
                 remember(&self.inventory, &mut seen, &self.observed);
                 self.inventory.pods.append(&mut seen.pods);
             }

@@ -75,6 +75,17 @@ fn a_pod_has_its_addresses_and_not_the_empty_places() {
     assert!(!facts.has(&[0; 16]) && !facts.has(&address(3)));
 }
 
+#[test]
+fn only_what_is_the_pods_alone_counts() {
+    let addresses = [address(2), mapped([10, 0, 0, 2]), [0; 16], [0; 16]];
+    let facts = |sole| LinkFacts { addresses, sole, ..LinkFacts::default() };
+    assert!(facts(LinkFacts::HARDWARE | 2).has_alone(&mapped([10, 0, 0, 2])));
+    assert!(!facts(LinkFacts::HARDWARE | 2).has_alone(&address(2)), "another one's as well");
+    assert!(!facts(LinkFacts::HARDWARE | 4).has_alone(&[0; 16]), "an empty place");
+    assert!(!facts(3).has_alone(&address(2)), "its hardware address is another one's");
+    assert!(facts(3).has(&address(2)), "it has it all the same");
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
