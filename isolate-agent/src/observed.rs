@@ -10,9 +10,14 @@ use crate::{
     pod::PodUid,
 };
 
-/// Index of an isolated pod in the policy and counter maps. 0 is never given out.
+/// Index of an isolated pod in the policy and counter maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
+
+impl Slot {
+    /// Never given out.
+    pub const NOBODYS: Self = Self(0);
+}
 
 /// Maps and links, as the kernel shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,9 +28,9 @@ pub struct Observed {
     pub gate: u32,
     /// Slots in use.
     pub policies: BTreeMap<Slot, Policy>,
-    /// Keys of the cgroup hook.
+    /// Keys of the cgroup hook; [`Slot::NOBODYS`] where the two maps that hold them do not agree.
     pub cgroup_keys: BTreeMap<CgroupId, Slot>,
-    /// Keys of the veth hook.
+    /// Keys of the veth hook, likewise.
     pub veth_keys: BTreeMap<IfIndex, Slot>,
     /// The cgroup whose packets count as kubelet's.
     pub kubelet: Option<CgroupId>,

@@ -10,6 +10,7 @@ mod counters;
 mod flow;
 mod layout;
 pub mod names;
+mod near;
 mod neighbour;
 pub mod packet;
 mod policy;
@@ -25,6 +26,7 @@ pub use flow::{
 pub use layout::{
     DIRECTIONS, Direction, EXEMPTIONS, Exemption, GATE_SHUT, HOOKS, Hook, LAYOUT_VERSION, MAX_CGROUP_LEVEL, gate_for,
 };
+pub use near::{Near, Nearby, PLACES};
 pub use neighbour::{
     ADDRESSES, ARP_FRAME, LinkFacts, Mac, ND_FRAME, Question, answer_arp, answer_nd, arp_question, is_arp_answer,
     is_nd_answer, mapped, nd_question,

@@ -6,6 +6,10 @@ pub const GATE: &str = "ISO_GATE";
 pub const CGROUP: &str = "ISO_CGROUP";
 /// Hash, ifindex (`u32`) of an isolated pod's host veth in the node's network namespace to slot (`u32`).
 pub const IFINDEX: &str = "ISO_IFINDEX";
+/// Array, place of a cgroup id to [`crate::Near`]: what is in [`CGROUP`], read without a call.
+pub const NEAR_CGROUP: &str = "ISO_NEAR_CGROUP";
+/// Array, place of an ifindex to [`crate::Near`]: what is in [`IFINDEX`], read without a call.
+pub const NEAR_VETH: &str = "ISO_NEAR_VETH";
 /// Array, slot to [`crate::Policy`].
 pub const POLICY: &str = "ISO_POLICY";
 /// Per-CPU array, slot to [`crate::SlotCounters`].
@@ -28,7 +32,8 @@ pub const WINDOW: &str = "ISO_WINDOW";
 pub const LOGS: &str = "AYA_LOGS";
 
 /// All maps that are pinned and shared.
-pub const MAPS: [&str; 12] = [GATE, CGROUP, IFINDEX, POLICY, COUNTERS, ERRORS, LOGS, NODE, LINK, ALLOW, FLOW, WINDOW];
+pub const MAPS: [&str; 14] =
+    [GATE, CGROUP, IFINDEX, NEAR_CGROUP, NEAR_VETH, POLICY, COUNTERS, ERRORS, LOGS, NODE, LINK, ALLOW, FLOW, WINDOW];
 
 /// `cgroup_skb` ingress: packets that reach a socket of the pod.
 pub const CGROUP_IN: &str = "iso_cgroup_in";

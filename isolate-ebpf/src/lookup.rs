@@ -7,7 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::SkBuffContext,
 };
-use isolate_common::{Direction, Exemption, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Policy, SlotCounters};
+use isolate_common::{
+    Direction, Exemption, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Near, Nearby, PLACES, Policy, SlotCounters,
+};
 
 use crate::report::report;
 
@@ -20,6 +22,10 @@ static ISO_GATE: Array<u32> = Array::with_max_entries(1, 0);
 static ISO_CGROUP: HashMap<u64, u32> = HashMap::with_max_entries(ENTRIES, 0);
 #[map]
 static ISO_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+#[map]
+static ISO_NEAR_CGROUP: Array<Near> = Array::with_max_entries(PLACES, 0);
+#[map]
+static ISO_NEAR_VETH: Array<Near> = Array::with_max_entries(PLACES, 0);
 #[map]
 static ISO_POLICY: Array<Policy> = Array::with_max_entries(ENTRIES, 0);
 #[map]
@@ -58,10 +64,27 @@ pub(crate) fn own_slot() -> u32 {
 
 #[inline(always)]
 pub(crate) fn slot_of_ifindex(ifindex: u32) -> Attribution {
-    match read(ISO_IFINDEX.get_ptr(ifindex)) {
-        Some(slot) => Attribution::Slot(slot),
-        None => Attribution::Nobody,
+    let slot = match nearby(&ISO_NEAR_VETH, ifindex.into()) {
+        Nearby::Nobody => None,
+        Nearby::Slot(slot) => Some(slot),
+        Nearby::Ask => read(ISO_IFINDEX.get_ptr(ifindex)),
+    };
+    slot.map_or(Attribution::Nobody, Attribution::Slot)
+}
+
+#[inline(always)]
+fn slot_of_id(id: u64) -> Option<u32> {
+    match nearby(&ISO_NEAR_CGROUP, id) {
+        Nearby::Nobody => None,
+        Nearby::Slot(slot) => Some(slot),
+        Nearby::Ask => read(ISO_CGROUP.get_ptr(id)),
     }
+}
+
+/// Every key has a place; without one the hash says it all.
+#[inline(always)]
+fn nearby(table: &Array<Near>, key: u64) -> Nearby {
+    table.get(Near::place(key)).map_or(Nearby::Ask, |near| near.says(key))
 }
 
 /// From the top of the hierarchy down, so that a cluster nested in a pod counts as that pod.
@@ -96,7 +119,7 @@ fn slot_of_ancestor(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
             if id == 0 {
                 break;
             }
-            if let Some(slot) = read(ISO_CGROUP.get_ptr(id)) {
+            if let Some(slot) = slot_of_id(id) {
                 return Some(slot);
             }
         }

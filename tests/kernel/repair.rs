@@ -2,6 +2,7 @@
 
 use std::{fs, os::fd::OwnedFd, path::PathBuf, process::Command, thread, time::Duration};
 
+use isolate_common::Near;
 use isolate_tests::{
     agent::{Agent, Daemon},
     channel::{Channel, Path},
@@ -228,12 +229,20 @@ fn deleted_entries_are_written_again() {
     agent.add(&[web.uid()]);
     frames.assert_cut();
     let index = netdev::index(node.netns(), &web.host_veths()[0]);
-    let mut delete = Command::new("bpftool");
-    delete.args(["map", "delete", "pinned"]).arg(pins(node).join("maps/ISO_IFINDEX")).arg("key");
-    delete.args(index.to_ne_bytes().map(|byte| byte.to_string()));
-    launch::succeed(&mut delete);
+    let change = |verb: &str, map: &str, key: u32, value: &[&str]| {
+        let mut change = Command::new("bpftool");
+        change.args(["map", verb, "pinned"]).arg(pins(node).join("maps").join(map)).arg("key");
+        change.args(key.to_ne_bytes().map(|byte| byte.to_string())).args(value);
+        launch::succeed(&mut change);
+    };
+    let counted = || counted(&daemon, "isolate_state_repairs_total", "entry");
+    change("update", "ISO_NEAR_VETH", Near::place(index.into()), &["value", "0", "0", "0", "0", "0", "0", "0", "0"]);
     frames.assert_flows();
-    wait::until("it is counted", || counted(&daemon, "isolate_state_repairs_total", "entry") > 0);
+    wait::until("it is counted", || counted() == 1);
+    frames.assert_cut();
+    // The programs do not look here unless another pod's veth has the same place.
+    change("delete", "ISO_IFINDEX", index, &[]);
+    wait::until("it is counted", || counted() == 2);
     frames.assert_cut();
     agent.remove(&[web.uid()]);
     frames.assert_flows();

@@ -15,8 +15,9 @@ use crate::{
     cgroup, name, netns, wait,
 };
 
-/// How long the kernel may take to free what nobody holds any more (RCU, deferred work).
-const FREEING: Duration = Duration::from_secs(10);
+/// How long the kernel may take to free what nobody holds any more (RCU, deferred work). A thousand namespaces take most
+/// of a minute.
+const FREEING: Duration = Duration::from_mins(2);
 
 /// The list of what must be gone. The last clone's drop checks it.
 #[derive(Clone, Debug, Default)]

@@ -16,10 +16,8 @@ pub(super) struct VethCopies {
 impl VethCopies {
     /// A copy of the program for a direction; a fresh one is in no chain yet.
     pub(super) fn of(&mut self, maps: &Maps, direction: Direction, fresh: bool) -> Result<&OwnedFd, EnforceError> {
-        /// Of the netdev hook alone.
-        const NO_SLOT: Slot = Slot(0);
         if fresh || self.last.is_none() {
-            self.last = Some(object::copies(maps, NO_SLOT, [names::VETH_IN, names::VETH_OUT])?);
+            self.last = Some(object::copies(maps, Slot::NOBODYS, [names::VETH_IN, names::VETH_OUT])?);
         }
         let copies = self.last.as_ref().expect("it was set above");
         Ok(&copies[direction as usize])

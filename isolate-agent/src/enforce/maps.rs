@@ -7,14 +7,14 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues},
+    maps::{Array, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 use isolate_common::{
-    AllowKey, AllowRules, Flow, FlowKey, KernelError, LinkFacts, NodeFacts, Policy, SlotCounters, Window, names,
+    AllowKey, AllowRules, Flow, FlowKey, KernelError, LinkFacts, Near, NodeFacts, Policy, SlotCounters, Window, names,
 };
 
-use super::{EnforceError, Mended, exempt::ExemptMaps, pins, sys};
+use super::{EnforceError, Mended, exempt::ExemptMaps, keys::Keys, pins, sys};
 use crate::{
     inventory::{CgroupId, IfIndex},
     observed::{Observed, Slot},
@@ -23,8 +23,8 @@ use crate::{
 /// The pinned maps.
 pub(super) struct Maps {
     gate: Array<MapData, u32>,
-    cgroup: HashMap<MapData, u64, u32>,
-    ifindex: HashMap<MapData, u32, u32>,
+    cgroup: Keys<CgroupId>,
+    veth: Keys<IfIndex>,
     policy: Array<MapData, Policy>,
     counters: PerCpuArray<MapData, SlotCounters>,
     errors: PerCpuArray<MapData, u64>,
@@ -54,6 +54,8 @@ impl Maps {
         let gate = Map::Array(open(names::GATE, MapType::Array, word, word)?);
         let cgroup = Map::HashMap(open(names::CGROUP, MapType::Hash, size_of::<CgroupId>(), slot)?);
         let ifindex = Map::HashMap(open(names::IFINDEX, MapType::Hash, size_of::<IfIndex>(), slot)?);
+        let mut table = |name| open(name, MapType::Array, word, size_of::<Near>()).map(Map::Array);
+        let [near_cgroup, near_veth] = [table(names::NEAR_CGROUP)?, table(names::NEAR_VETH)?];
         let policy = Map::Array(open(names::POLICY, MapType::Array, word, size_of::<Policy>())?);
         let counters = Map::PerCpuArray(open(names::COUNTERS, MapType::PerCpuArray, word, size_of::<SlotCounters>())?);
         let errors = Map::PerCpuArray(open(names::ERRORS, MapType::PerCpuArray, word, size_of::<u64>())?);
@@ -67,8 +69,16 @@ impl Maps {
         open(names::WINDOW, MapType::Array, word, size_of::<Window>())?;
         Ok(Self {
             gate: typed(names::GATE, gate)?,
-            cgroup: typed(names::CGROUP, cgroup)?,
-            ifindex: typed(names::IFINDEX, ifindex)?,
+            cgroup: Keys {
+                hash: typed(names::CGROUP, cgroup)?,
+                table: typed(names::NEAR_CGROUP, near_cgroup)?,
+                names: [names::CGROUP, names::NEAR_CGROUP],
+            },
+            veth: Keys {
+                hash: typed(names::IFINDEX, ifindex)?,
+                table: typed(names::NEAR_VETH, near_veth)?,
+                names: [names::IFINDEX, names::NEAR_VETH],
+            },
             policy: typed(names::POLICY, policy)?,
             counters: typed(names::COUNTERS, counters)?,
             errors: typed(names::ERRORS, errors)?,
@@ -114,21 +124,21 @@ impl Maps {
     pub(super) fn observe(&mut self) -> Result<Observed, EnforceError> {
         let mut observed = Observed { capacity: self.policy.len() - 1, ..Observed::default() };
         observed.gate = self.gate.get(&0, 0).map_err(failed("read", names::GATE))?;
-        for entry in &self.cgroup {
-            let (id, slot) = entry.map_err(failed("read", names::CGROUP))?;
-            observed.cgroup_keys.insert(CgroupId(id), Slot(slot));
-        }
-        for entry in &self.ifindex {
-            let (ifindex, slot) = entry.map_err(failed("read", names::IFINDEX))?;
-            observed.veth_keys.insert(IfIndex(ifindex), Slot(slot));
-        }
-        let policies = self.fd(names::POLICY).expect("all are opened together");
-        let policies = sys::array_values(policies, self.policy.len());
+        let fd = |name| self.fd(name).expect("all are opened together");
+        observed.cgroup_keys = self.cgroup.observe(fd(names::NEAR_CGROUP))?;
+        observed.veth_keys = self.veth.observe(fd(names::NEAR_VETH))?;
+        let policies = sys::array_values(fd(names::POLICY), self.policy.len());
         let policies = policies.map_err(|error| failed("read", names::POLICY)(error.into()))?;
         let in_use = (0..).map(Slot).zip(policies).filter(|(_, policy): &(_, Policy)| policy.is_in_use());
         observed.policies.extend(in_use);
         self.exempt.observe(&mut observed)?;
         Ok(observed)
+    }
+
+    /// Writes the tables that go with the hashes of keys, after an older layout's hashes were copied.
+    pub(super) fn fill_tables(&mut self) -> Result<(), EnforceError> {
+        self.cgroup.fill_table()?;
+        self.veth.fill_table()
     }
 
     pub(super) fn set_gate(&mut self, gate: u32, observed: &mut Observed) -> Result<(), EnforceError> {
@@ -165,9 +175,7 @@ impl Maps {
         slot: Slot,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        self.cgroup.insert(id.0, slot.0, 0).map_err(failed("write", names::CGROUP))?;
-        observed.cgroup_keys.insert(id, slot);
-        Ok(())
+        self.cgroup.set(id, slot, &mut observed.cgroup_keys)
     }
 
     pub(super) fn set_veth_key(
@@ -176,21 +184,15 @@ impl Maps {
         slot: Slot,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        self.ifindex.insert(ifindex.0, slot.0, 0).map_err(failed("write", names::IFINDEX))?;
-        observed.veth_keys.insert(ifindex, slot);
-        Ok(())
+        self.veth.set(ifindex, slot, &mut observed.veth_keys)
     }
 
     pub(super) fn drop_cgroup_key(&mut self, id: CgroupId, observed: &mut Observed) -> Result<(), EnforceError> {
-        removed(self.cgroup.remove(&id.0)).map_err(failed("write", names::CGROUP))?;
-        observed.cgroup_keys.remove(&id);
-        Ok(())
+        self.cgroup.drop(id, &mut observed.cgroup_keys)
     }
 
     pub(super) fn drop_veth_key(&mut self, ifindex: IfIndex, observed: &mut Observed) -> Result<(), EnforceError> {
-        removed(self.ifindex.remove(&ifindex.0)).map_err(failed("write", names::IFINDEX))?;
-        observed.veth_keys.remove(&ifindex);
-        Ok(())
+        self.veth.drop(ifindex, &mut observed.veth_keys)
     }
 
     /// What one slot's programs dropped, over all CPUs.

@@ -9,6 +9,7 @@ mod exempt;
 mod filters;
 mod guard;
 mod hooks;
+mod keys;
 mod links;
 mod log;
 mod maps;
@@ -214,7 +215,10 @@ impl Enforcer {
         if !pins::exists(&folder) {
             object::install(&folder, settings.max_isolated, older.last().map(PathBuf::as_path))?;
         }
-        let maps = Maps::open(&folder)?;
+        let mut maps = Maps::open(&folder)?;
+        if !older.is_empty() {
+            maps.fill_tables()?;
+        }
         let others = !object::is_pinned(&folder);
         if others {
             object::replace(&folder, &maps)?;

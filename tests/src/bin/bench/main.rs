@@ -23,7 +23,7 @@ mod stats;
 mod stream;
 mod targets;
 
-use std::{process::ExitCode, time::Instant};
+use std::{fs, iter, process::ExitCode, time::Instant};
 
 use clap::Parser as _;
 use isolate_tests::{
@@ -59,19 +59,19 @@ fn measure() -> ExitCode {
     let machine = Machine::look(&Agent::new(&Node::new()));
     eprintln!("bench: {}", machine.describe());
     let mut report = Report::new(machine);
+    let bytes = fs::metadata(agent::program()).expect("the agent is there").len();
+    let kib = u32::try_from(bytes.div_ceil(1024)).expect("some MiB");
+    report.figure("binary", "MiB", &iter::once(f64::from(kib) / 1024.0).collect());
+    fs::create_dir_all(&options.out).expect("the folder for the results can be made");
     for (part, run) in PARTS.into_iter().filter(|(part, _)| options.wants(*part)) {
         let start = Instant::now();
         eprintln!("bench: {part:?} …");
         run(&options, &mut report);
         eprintln!("bench: {part:?} done in {:.0} s", start.elapsed().as_secs_f64());
+        // Each time, so that a part that fails takes nothing with it.
+        report.compare(targets::of(&report));
+        report.write(&options.out).expect("the folder for the results can be written");
     }
-    let bytes = std::fs::metadata(agent::program()).expect("the agent is there").len();
-    let kib = u32::try_from(bytes.div_ceil(1024)).expect("some MiB");
-    report.figure("binary", "MiB", &std::iter::once(f64::from(kib) / 1024.0).collect());
-    let targets = targets::of(&report);
-    report.compare(targets);
-    std::fs::create_dir_all(&options.out).expect("the folder for the results can be made");
-    report.write(&options.out).expect("the folder for the results can be written");
     tell(&options);
     ExitCode::SUCCESS
 }
