@@ -2,6 +2,8 @@
 //!
 //! Ending changes nothing for isolated pods: what enforces is pinned.
 
+mod urgent;
+
 use std::time::{Duration, Instant};
 
 use tokio::{
@@ -11,6 +13,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+use self::urgent::Urgent;
 use crate::{
     control::{self, Command, Commands, SocketCounters},
     inventory::{
@@ -19,9 +22,9 @@ use crate::{
     },
     metrics::{self, Metrics},
     nri::Plugin,
-    reconcile::{Engine, PassError},
+    reconcile::{Engine, Looked, PassError},
     settings::Settings,
-    watch::Watch,
+    watch::{Sign, Watch},
 };
 
 /// How often everything is looked at without a reason: the net under the events.
@@ -63,7 +66,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
     let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
     let cri_of_plugin = cri.clone();
-    let reconcile = Loop { engine, cri, commands, metrics: metrics.clone(), ready: ready_sender, started: false };
+    let reconcile = Loop {
+        engine,
+        cri,
+        commands,
+        metrics: metrics.clone(),
+        ready: ready_sender,
+        started: false,
+        urgent: Urgent::default(),
+    };
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
     parts.spawn(poller.counting(metrics.cri()).run(told_to_stop()));
@@ -102,6 +113,7 @@ struct Loop {
     ready: watch::Sender<bool>,
     /// Whether a pass has come to its end.
     started: bool,
+    urgent: Urgent,
 }
 
 impl Loop {
@@ -111,6 +123,8 @@ impl Loop {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The node is looked at beside the loop: how long that takes is for the pods on it to say.
         let mut scan = JoinSet::new();
+        // So is, one at a time, an isolated pod that something has just come to.
+        let mut look = JoinSet::new();
         // What names a pod by its name waits for the container runtime, and what does not passes it by.
         let mut named = JoinSet::new();
         // Whether something has changed since the look that is under way began.
@@ -131,6 +145,12 @@ impl Loop {
                     None => return,
                 },
                 Some(Ok(command)) = named.join_next() => self.carry_out(command).await,
+                Some(Ok(looked)) = look.join_next() => self.cut_at_once(looked),
+                () = at(self.urgent.due()), if look.is_empty() => {
+                    if let Some(uid) = self.urgent.take(Instant::now()) {
+                        drop(look.spawn(self.engine.look_at_pod(uid)));
+                    }
+                }
                 Some(scanned) = scan.join_next() => match scanned {
                     Ok((started, inventory)) => self.pass(started, inventory),
                     Err(error) => tracing::error!(%error, "the look at the node failed"),
@@ -142,8 +162,8 @@ impl Loop {
                     again = false;
                     drop(scan.spawn(self.engine.look_at_node()));
                 }
-                woken = watch.changed(|uid| self.engine.isolates(uid)) => match woken {
-                    Some(uid) => self.engine.cut_at_once(uid).await,
+                woken = watch.changed(|sign| !self.engine.concerned(sign).is_empty()) => match woken {
+                    Some(sign) => self.ask_for_looks(sign),
                     None => again = true,
                 },
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
@@ -154,12 +174,30 @@ impl Loop {
         }
     }
 
-    fn pass(&mut self, started: Instant, scanned: Result<Inventory, InventoryError>) {
-        let outcome = self.engine.pass(scanned);
-        self.metrics.pass_finished(started.elapsed(), &outcome);
+    fn ask_for_looks(&mut self, sign: Sign) {
+        for uid in self.engine.concerned(sign) {
+            self.urgent.ask(uid, matches!(sign, Sign::Pod(_)), Instant::now());
+        }
+    }
+
+    fn cut_at_once(&mut self, looked: Looked) {
+        let (uid, started) = (looked.uid, looked.started);
+        self.engine.cut_at_once(looked);
+        self.urgent.took(uid, started.elapsed(), Instant::now());
+        self.count_repairs();
+    }
+
+    fn count_repairs(&mut self) {
         for what in self.engine.take_repairs() {
             self.metrics.repaired(what);
         }
+    }
+
+    fn pass(&mut self, started: Instant, scanned: Result<Inventory, InventoryError>) {
+        let outcome = self.engine.pass(scanned);
+        self.metrics.pass_finished(started.elapsed(), &outcome);
+        self.count_repairs();
+        self.urgent.keep(|uid| self.engine.isolates(uid));
         // One that could not do all that it had to is an end as well: the node must not wait for what cannot be had.
         let ended = matches!(outcome, Ok(()) | Err(PassError::Apply(_)));
         match outcome {
@@ -218,6 +256,16 @@ impl Loop {
                 drop(reply.send(self.engine.status()));
             }
         }
+    }
+}
+
+/// Ends at that time. Without one, never.
+async fn at(due: Option<Instant>) {
+    match due {
+        // A timer is some time late.
+        Some(due) if due <= Instant::now() => {}
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

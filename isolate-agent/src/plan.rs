@@ -52,7 +52,7 @@ impl View<'_> {
     pub fn plan(&self) -> Plan {
         let (mut enforce, slots, no_slot) = self.cut(self.desired.keys());
         self.release(&slots, &mut enforce);
-        enforce.sort();
+        action::sort(&mut enforce);
         let mut keyed: BTreeSet<IfIndex> = self.observed.veth_keys.keys().copied().collect();
         for action in &enforce {
             match action {
@@ -68,7 +68,7 @@ impl View<'_> {
     /// What must change to isolate these pods, and those for which there is no slot. Touches nothing else.
     pub fn isolate(&self, uids: &BTreeSet<PodUid>) -> (Vec<Action>, Vec<PodUid>) {
         let (mut actions, _, no_slot) = self.cut(uids.iter());
-        actions.sort();
+        action::sort(&mut actions);
         (actions, no_slot)
     }
 

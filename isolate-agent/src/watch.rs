@@ -1,4 +1,5 @@
-//! Events that wake the reconciler: cgroups that come, go and fill, links that change. They carry no facts.
+//! Events that wake the reconciler: cgroups that come, go and fill, links that change. They carry no facts; what has just come
+//! is told as a sign of where to look first.
 //!
 //! Nothing here ends the daemon. Where the kernel gives no more events the slow full pass still finds every change,
 //! and a warning says so once.
@@ -21,6 +22,15 @@ const LONGEST: Duration = Duration::from_millis(200);
 /// A container's first process is in its cgroup before it joins the pod's namespaces, and joining makes no event:
 /// so one more wake-up follows the last event of the tree.
 const ECHO: Duration = Duration::from_millis(500);
+
+/// Something has come. Whose it is and what it is, a look tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// This pod's cgroup directory, one of a container in it, or a first process.
+    Pod(PodUid),
+    /// An interface in the network namespace that has this id in the node's, or with its other end there.
+    Namespace(i32),
+}
 
 /// Wakes whoever works from the inventory.
 #[derive(Debug)]
@@ -61,21 +71,21 @@ impl Watch {
         Self { tree: tree.ok(), links: links.ok(), pins: pins.ok(), pending: false, echo: None }
     }
 
-    /// Waits until something changed, and until the burst of events that it belongs to is over. The directory of a pod
-    /// that is `urgent` ends the wait at once, and is told.
+    /// Waits until something changed, and until the burst of events that it belongs to is over. A sign that is `urgent` ends
+    /// the wait at once, and is told; the rest of the burst is waited for by the next call.
     ///
     /// Nothing is lost when it is dropped early: the next call goes on where it was. What changes between two calls
     /// is kept by the kernel, so the first of them returns at once.
-    pub async fn changed(&mut self, urgent: impl Fn(&PodUid) -> bool) -> Option<PodUid> {
+    pub async fn changed(&mut self, urgent: impl Fn(Sign) -> bool) -> Option<Sign> {
         if let Some(pins) = &mut self.pins {
             // Folders that were removed are there again after a pass.
             pins.watch();
         }
         let mut end: Option<Instant> = None;
         loop {
-            while let Some(uid) = self.tree.as_mut().and_then(|tree| tree.new.pop()) {
-                if urgent(&uid) {
-                    return Some(uid);
+            while let Some(sign) = self.sign() {
+                if urgent(sign) {
+                    return Some(sign);
                 }
             }
             if self.pending {
@@ -88,6 +98,11 @@ impl Watch {
                 self.wait(self.echo).await;
             }
         }
+    }
+
+    fn sign(&mut self) -> Option<Sign> {
+        let pod = self.tree.as_mut().and_then(|tree| tree.new.pop()).map(Sign::Pod);
+        pod.or_else(|| self.links.as_mut().and_then(|links| links.new.take()).map(Sign::Namespace))
     }
 
     /// Takes in one event, unless `until` comes first; a past echo counts as an event to wake for.

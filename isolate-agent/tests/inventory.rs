@@ -13,7 +13,8 @@ use std::{
 
 use isolate_agent::{
     inventory::{Guard, Scanner},
-    watch::Watch,
+    pod::PodUid,
+    watch::{Sign, Watch},
 };
 use node::{In, Node, ifindex, ip, ip_in, mount_of, on_a_node, on_a_v1_node, pod, rows, uid};
 use tokio::time::timeout;
@@ -248,14 +249,47 @@ fn pods_processes_and_veths_wake() {
         node.stop(pid);
         wakes(&mut watch, "the end of a pod's last process").await;
 
-        let urgent = uid(3).parse().expect("a UID");
+        let urgent: PodUid = uid(3).parse().expect("a UID");
         node.cgroup(&format!("kubepods/pod{urgent}"));
-        let told = timeout(Duration::from_secs(5), watch.changed(|uid| *uid == urgent)).await.expect("a new pod wakes");
+        let urgent = Sign::Pod(urgent);
+        let told =
+            timeout(Duration::from_secs(5), watch.changed(|sign| sign == urgent)).await.expect("a new pod wakes");
         assert_eq!(told, Some(urgent), "the pod that is waited for is told at once");
         wakes(&mut watch, "the same once more, as every pod does").await;
 
         node.cgroup("system.slice/other.service");
         assert!(timeout(Duration::from_millis(800), watch.changed(|_| false)).await.is_err(), "no pod, no wake-up");
+    });
+}
+
+#[test]
+fn a_new_interface_is_told_by_the_namespace_of_the_pod() {
+    on_a_node(|mut node| async move {
+        let (_, pid) = node.veth_pod(&uid(1), "veth-a");
+        let scanner = node.scanner();
+        let ids = pod(&scanner.scan([]).await.expect("a scan"), 1).namespace_ids.clone();
+        let &[id] = ids.as_slice() else { unreachable!("a pod has one namespace: {ids:?}") };
+        for (what, command) in [
+            ("plugged in", format!("link add veth-b type veth peer name net1 netns {pid}")),
+            ("moved there", "link add veth-c type veth peer name net2".to_owned()),
+        ] {
+            let mut watch = Watch::new(&scanner, std::path::Path::new("/nonexistent"));
+            settle(&mut watch).await;
+            ip(&command);
+            if what == "moved there" {
+                settle(&mut watch).await;
+                ip(&format!("link set net2 netns {pid}"));
+            }
+            let sign = Sign::Namespace(id);
+            let told = timeout(Duration::from_secs(5), watch.changed(|told| told == sign)).await.expect(what);
+            assert_eq!(told, Some(sign), "{what}");
+        }
+        // What the pod makes itself, in its own namespace.
+        let mut watch = Watch::new(&scanner, std::path::Path::new("/nonexistent"));
+        settle(&mut watch).await;
+        ip_in(pid, "link add own0 type veth peer name own1");
+        let told = timeout(Duration::from_secs(5), watch.changed(|told| told == Sign::Namespace(id))).await;
+        assert_eq!(told.expect("it is told"), Some(Sign::Namespace(id)));
     });
 }
 

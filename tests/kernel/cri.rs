@@ -2,7 +2,7 @@
 
 mod lifecycle;
 mod names;
-mod window;
+pub(crate) mod window;
 
 use isolate_tests::{
     agent::Agent,

@@ -17,6 +17,7 @@ mod sockets;
 mod stage;
 mod tampering;
 mod topologies;
+pub(crate) mod window;
 
 use std::env;
 
@@ -75,6 +76,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         suite::trial(&name, &[], move || nothing_escapes(setting, Cut::AgentKeepingProbes))
     });
     trials.extend(probed);
+    trials.extend(window::trials());
     trials.push(suite::trial("escape::the_lists_agree", &[], the_lists_agree));
     if let Some(path) = env::var_os(matrix::PATH) {
         let write = move || {
@@ -96,7 +98,7 @@ fn nothing_escapes(setting: Setting, cut: Cut) {
 fn disagreement(row: &Row) -> Option<String> {
     let known = known::reason(row.name);
     match (&row.verdict, known) {
-        (Verdict::Cut, None) | (Verdict::Open, Some(_)) | (Verdict::NotOffered(_), _) => None,
+        (Verdict::Cut, None) | (Verdict::Open, Some(_)) | (Verdict::NotOffered(_) | Verdict::Refused, _) => None,
         (Verdict::Open, None) => Some(format!("LEAK: {}", row.name)),
         (Verdict::Cut, Some(_)) if known::is_race(row.name) => None,
         (Verdict::Cut, Some(_)) => Some(format!("{} is cut now: take it from the list of known leaks", row.name)),

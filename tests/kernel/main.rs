@@ -2,8 +2,9 @@
 //!
 //! Run some: `cargo test -p isolate-tests --test kernel -- isolate::` (libtest's arguments and output). The agent under test
 //! is `target/<profile>/isolate-agent`, or what `ISOLATE_AGENT_BIN` names. `ISOLATE_BLESS=1` writes the generated documents
-//! instead of comparing them, `ISOLATE_MATRIX=FILE` adds the test that writes the containment matrix, and `ISOLATE_TRACE=1` has
-//! the escape suite tell what each attempt gave. With `CI` set a test that cannot run fails instead of being skipped.
+//! instead of comparing them, `ISOLATE_MATRIX=FILE` adds the test that writes the containment matrix, `ISOLATE_WINDOWS=1` the one
+//! that prints for how long what appears late is open, and `ISOLATE_TRACE=1` has the escape suite tell what each attempt gave.
+//! With `CI` set a test that cannot run fails instead of being skipped.
 //!
 //! Rules of every test: its own [`Node`](isolate_tests::node::Node); a channel is shown to work before it is shown to be cut;
 //! what is cut is proved by packets that do not arrive, not by maps; nothing is left when it ends.
@@ -29,6 +30,7 @@ mod guarantees;
 mod harness;
 mod isolate;
 mod kernel_errors;
+mod late;
 mod leaving;
 mod limit;
 mod loopback;
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         kernel_errors::trials(),
         loopback::trials(),
         limit::trials(),
+        late::trials(),
         leaving::trials(),
         allow::trials(),
         probes::trials(),

@@ -84,6 +84,12 @@ impl Observer {
         Self::record(socket.unwrap_or_else(|e| panic!("observe {device}: {e}")))
     }
 
+    /// The same on every interface of the namespace: what the programs of one let in, wherever it would go from there.
+    pub fn everywhere(netns: &Netns, ethertype: u16) -> Self {
+        let socket = netns.enter(|| packet_socket_at(0, ethertype, TURN));
+        Self::record(socket.unwrap_or_else(|e| panic!("observe all interfaces: {e}")))
+    }
+
     fn record(socket: Socket) -> Self {
         socket.set_nonblocking(true).expect("a socket can be made non-blocking");
         let tape = Arc::new(Tape::default());
@@ -169,9 +175,14 @@ pub fn packet_socket(device: &str, timeout: Duration) -> io::Result<Socket> {
 }
 
 fn packet_socket_for(device: &str, ethertype: u16, timeout: Duration) -> io::Result<Socket> {
+    let any = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    packet_socket_at(rustix::net::netdevice::name_to_index(&any, device)?, ethertype, timeout)
+}
+
+/// Index 0 stands for all interfaces.
+fn packet_socket_at(index: u32, ethertype: u16, timeout: Duration) -> io::Result<Socket> {
     // With protocol 0 it receives nothing before it is bound, so never a frame of another interface.
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-    let index = rustix::net::netdevice::name_to_index(&socket, device)?;
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is what the kernel reads for AF_PACKET, and fits the storage.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };

@@ -42,6 +42,11 @@ impl Link {
     }
 }
 
+/// The namespace that the other end of a link is in, from the payload of an `RTM_NEWLINK`; none if it is in the link's own.
+pub(crate) fn other_end(payload: &[u8]) -> Option<i32> {
+    decode(payload)?.peer_nsid
+}
+
 /// Reads the payload of an `RTM_NEWLINK`; none if it is cut short.
 pub(super) fn decode(payload: &[u8]) -> Option<Link> {
     let (header, attributes) = payload.split_at_checked(HEADER_BYTES)?;

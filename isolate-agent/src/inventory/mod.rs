@@ -30,6 +30,7 @@ use thiserror::Error;
 
 pub(crate) use self::{
     cgroup::uid_in_name,
+    link::other_end,
     process::{NamespaceId, Process, pids},
 };
 pub use self::{
@@ -141,6 +142,9 @@ pub struct Pod {
     pub host_network: bool,
     /// How many network namespaces other than the node's its processes live in: one, or none while nothing runs.
     pub namespaces: usize,
+    /// The ids that those namespaces have in the node's, and those that only the container runtime says are the pod's:
+    /// events name them so.
+    pub namespace_ids: Vec<i32>,
     /// Processes in its cgroups.
     pub processes: usize,
     /// The interfaces that lead out of those namespaces. Loopback is left out, and so is whatever only stands on

@@ -53,6 +53,13 @@ pub(super) struct Exits {
     found: Vec<Exit>,
 }
 
+impl Exits {
+    /// The id that the namespace has in the node's.
+    pub(super) const fn nsid(&self) -> i32 {
+        self.nsid
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Exit {
     interface: Interface,

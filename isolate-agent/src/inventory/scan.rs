@@ -202,6 +202,7 @@ impl Inner {
                 cgroup,
                 host_network: census.host_network,
                 namespaces: census.namespaces,
+                namespace_ids: Vec::new(),
                 processes: census.processes,
                 interfaces: Vec::new(),
                 guard: census.guard,
@@ -220,6 +221,7 @@ impl Inner {
         for (uid, exits) in exits {
             if let Some(pod) = pods.get_mut(&uid) {
                 pod.links = netdev::links(&exits);
+                pod.namespace_ids = exits.iter().map(Exits::nsid).collect();
                 pod.interfaces = netdev::interfaces(exits);
             }
         }

@@ -86,7 +86,26 @@ pub struct NetdevPlace {
     pub name: String,
 }
 
+/// Into the order in which they are carried out. Attaching to an interface holds at once and returns some 10 ms later, when
+/// RCU has come round: so what leads out of the pods is cut on all of their interfaces before what leads in is on any.
+pub(super) fn sort(actions: &mut [Action]) {
+    actions.sort();
+    let same = |a: &Action, b: &Action| std::mem::discriminant(a) == std::mem::discriminant(b);
+    for of_one_kind in actions.chunk_by_mut(same) {
+        of_one_kind.sort_by_key(|action| match action {
+            Action::AttachVeth(_, direction) => *direction == Direction::In,
+            Action::AttachNetdev(place, direction) => place.has_host_end || *direction == Direction::In,
+            _ => false,
+        });
+    }
+}
+
 impl Action {
+    /// Whether it attaches to an interface, which takes long.
+    pub(crate) const fn attaches_to_interface(&self) -> bool {
+        matches!(self, Self::AttachVeth(..) | Self::AttachNetdev(..))
+    }
+
     /// What [`Self::step`] gives.
     #[cfg(feature = "fault-injection")]
     pub(crate) const STEPS: [&str; 13] = [

@@ -65,6 +65,7 @@ fn pod(number: u8, cgroup: Option<(u64, Option<u32>)>, veths: &BTreeSet<u32>) ->
         host_network: false,
         // The last two have processes in a namespace that is not their own.
         namespaces: if number < 3 { 1 } else { 2 },
+        namespace_ids: Vec::new(),
         processes: 1,
         interfaces: veths.iter().copied().map(veth).collect(),
         guard: None,

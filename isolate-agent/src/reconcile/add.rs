@@ -229,19 +229,6 @@ impl Engine {
         noted
     }
 
-    /// Cuts a pod that is to be isolated and has just come: its directory is there, its processes are not yet.
-    pub async fn cut_at_once(&mut self, uid: PodUid) {
-        for error in self.look_again(&BTreeSet::from([uid])).await {
-            tracing::error!(%uid, error, "the pod is back on this node and not fully cut off yet; the next pass tries again");
-        }
-        self.known = self.observed.clone();
-    }
-
-    /// Whether a pod is to be isolated.
-    pub fn isolates(&self, uid: &PodUid) -> bool {
-        self.desired.contains_key(uid)
-    }
-
     /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).
     /// Returns what went wrong.
     async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {

@@ -5,6 +5,7 @@
 #![expect(clippy::result_large_err, reason = "an outcome is an answer either way, and no error that is passed up")]
 
 mod add;
+mod at_once;
 mod direct;
 mod essential;
 mod examine;
@@ -26,7 +27,7 @@ use std::{
 use jiff::Timestamp;
 use thiserror::Error;
 
-pub use self::{direct::Direct, repair::Repaired, uninstall::Left};
+pub use self::{at_once::Looked, direct::Direct, repair::Repaired, uninstall::Left};
 use self::{repair::Before, retire::Away};
 use crate::{
     desired::{Desired, DesiredError, Entry, RECORD_VERSION, Record, Store},
@@ -205,17 +206,7 @@ impl Engine {
         for uid in &plan.no_slot {
             self.warnings.push(self.no_slot(uid));
         }
-        let failed = self.apply_each(&plan.enforce);
-        let before = Before { known: &self.known, found: &found, inventories: [&inventory, &self.inventory] };
-        let undone = plan.enforce.iter().filter_map(|action| Some((action, before.repair(action)?)));
-        for (action, repair) in undone.collect::<Vec<_>>() {
-            if failed.iter().any(|(failed, _)| *failed == action) {
-                self.lost(&repair);
-            } else {
-                self.repaired(&repair);
-            }
-        }
-        let errors: Vec<EnforceError> = failed.into_iter().map(|(_, error)| error).collect();
+        let errors = self.apply_and_tell(&plan.enforce, &found, &inventory);
         self.known = self.observed.clone();
         self.to_arm = plan.arm.into();
         if errors.is_empty() { Ok(()) } else { Err(PassError::Apply(errors)) }
@@ -330,6 +321,21 @@ impl Engine {
             }
         }
         failed
+    }
+
+    /// The same; tells what was put back. `found` and `before` are the kernel and the pods as they were.
+    fn apply_and_tell(&mut self, actions: &[Action], found: &Observed, before: &Inventory) -> Vec<EnforceError> {
+        let failed = self.apply_each(actions);
+        let before = Before { known: &self.known, found, inventories: [before, &self.inventory] };
+        let undone = actions.iter().filter_map(|action| Some((action, before.repair(action)?)));
+        for (action, repair) in undone.collect::<Vec<_>>() {
+            if failed.iter().any(|(failed, _)| *failed == action) {
+                self.lost(&repair);
+            } else {
+                self.repaired(&repair);
+            }
+        }
+        failed.into_iter().map(|(_, error)| error).collect()
     }
 
     /// Reads the records where the start could not. What was asked for since and is on disk stands.

@@ -21,9 +21,9 @@ enum Place {
     /// A folder above the pods.
     Above(PathBuf),
     /// A pod-level folder.
-    Pod,
+    Pod(PodUid),
     /// The `cgroup.events` of a pod, which changes when its first process comes and when its last one goes.
-    Populated,
+    Populated(PodUid),
 }
 
 /// One watch per folder above the pods and two per pod; the kernel bounds them (`fs.inotify.max_user_watches`).
@@ -33,7 +33,7 @@ pub(super) struct Tree {
     places: HashMap<WatchDescriptor, Place>,
     roots: Vec<PathBuf>,
     full: bool,
-    /// Pods whose directories have come since this was last emptied.
+    /// Pods whose directories, containers or first processes have come since this was last emptied.
     pub(super) new: Vec<PodUid>,
 }
 
@@ -72,8 +72,8 @@ impl Tree {
             return Event::Nothing;
         }
         let concerns_a_pod = match (self.places.get(&event.wd), &event.name) {
-            (Some(Place::Populated), _) => true,
-            (Some(Place::Pod), _) => event.mask.contains(EventMask::ISDIR),
+            (Some(&Place::Populated(uid)), _) => self.tell(uid),
+            (Some(&Place::Pod(uid)), _) if event.mask.contains(EventMask::ISDIR) => self.tell(uid),
             (Some(Place::Above(path)), Some(name)) if event.mask.contains(EventMask::CREATE) => {
                 let path = path.join(name);
                 self.watch(&path)
@@ -82,6 +82,11 @@ impl Tree {
             _ => false,
         };
         if concerns_a_pod { Event::Tree } else { Event::Nothing }
+    }
+
+    fn tell(&mut self, uid: PodUid) -> bool {
+        self.new.push(uid);
+        true
     }
 
     fn watch_all(&mut self) {
@@ -100,8 +105,8 @@ impl Tree {
             if let Some(uid) = uid {
                 pods = true;
                 self.new.push(uid);
-                self.add(path, folder, Place::Pod);
-                self.add(&path.join("cgroup.events"), WatchMask::MODIFY, Place::Populated);
+                self.add(path, folder, Place::Pod(uid));
+                self.add(&path.join("cgroup.events"), WatchMask::MODIFY, Place::Populated(uid));
             } else {
                 self.add(path, folder, Place::Above(path.to_path_buf()));
             }

@@ -42,8 +42,14 @@ pub(super) struct Beside {
 const TABLES: [&str; 2] = ["iptables", "ip6tables"];
 
 impl Cut {
-    pub(super) const ALL: [Self; 5] =
-        [Self::IptablesInput, Self::IptablesAll, Self::NftNetdev, Self::LinkDown, Self::Agent];
+    pub(super) const ALL: [Self; 6] = [
+        Self::IptablesInput,
+        Self::IptablesAll,
+        Self::NftNetdev,
+        Self::LinkDown,
+        Self::Agent,
+        Self::AgentKeepingProbes,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {

@@ -9,6 +9,7 @@ use super::{
     cut::Cut,
     known,
     run::{Row, Setting, Verdict, perform},
+    window,
 };
 
 /// Names the file to write.
@@ -31,10 +32,12 @@ in the pod's namespace beforehand, since a pod with a writable `/proc/sys` can d
 
 **The cuts**: *iptables INPUT*, what the field uses: `iptables -I INPUT -j DROP` in the pod's namespace. *iptables + ip6tables, all
 chains*: the same in INPUT, OUTPUT and FORWARD of both. *nftables netdev*: a table that drops ingress and egress on the host ends
-of the pod's veths. *link down*: the host ends set down. *isolate-agent*: `isolate-agent add` with its daemon running. Where an
-attacker takes a cut away, it is made again before the next channel.
+of the pod's veths. *link down*: the host ends set down. *isolate-agent*: `isolate-agent add` with its daemon running.
+*isolate-agent --keep-probes*: the same with that option, while kubelet probes the pod and gets its answers. Where an attacker takes a
+cut away, it is made again before the next channel.
 
-`·` nothing got through, **open** something did, `–` the kernel does not offer it (see below).
+`·` nothing got through, **open** something did, `–` the kernel does not offer it (see below), `refused` the agent does not isolate
+such a pod in this way, and says so.
 
 What this does not try: `AF_VSOCK` reaches the hypervisor and no other pod, no interface of any namespace carries it, and none of
 the cuts above sees it (container runtimes deny it by seccomp). Unix sockets on shared volumes are files.
@@ -52,7 +55,9 @@ pub(super) fn write(path: &Path) {
     let blind: Vec<String> =
         columns.iter().flat_map(|(cut, rows)| rows.iter().filter_map(|row| blind(*cut, row))).collect();
     assert!(blind.is_empty(), "channels that show nothing:\n{}", blind.join("\n"));
-    fs::write(path, document(&columns)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    eprintln!("containment: the window of what appears late");
+    let windows = window::table(&window::measure_all());
+    fs::write(path, document(&columns, &windows)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     eprintln!("{}", summary(&columns));
 }
 
@@ -71,7 +76,7 @@ fn summary(columns: &[(Cut, Vec<Row>)]) -> String {
     format!("Of {all} channels, still open: {all} with no rule, {}.", counts.join(", "))
 }
 
-fn document(columns: &[(Cut, Vec<Row>)]) -> String {
+fn document(columns: &[(Cut, Vec<Row>)], windows: &str) -> String {
     let mut text = INTRODUCTION.to_owned();
     let mut line = |args: std::fmt::Arguments<'_>| writeln!(text, "{args}").expect("a string takes it");
     line(format_args!("\nLinux {}, {}.\n\n**{}**", kernel(), today(), summary(columns)));
@@ -95,7 +100,8 @@ fn document(columns: &[(Cut, Vec<Row>)]) -> String {
         let closed = if known.closed_by_lsm { " (where the LSM hook holds, this is closed)" } else { "" };
         line(format_args!("- {}: {}{closed}", known.channel, known.why));
     }
-    line(format_args!("\n## Not offered by this kernel\n"));
+    line(format_args!("\n## The window of what appears late\n\n{}\n\n{windows}", window::INTRODUCTION));
+    line(format_args!("## Not offered by this kernel\n"));
     for row in columns.first().into_iter().flat_map(|(_, rows)| rows) {
         if let Verdict::NotOffered(probe) = &row.verdict {
             line(format_args!("- {}: `{}`", row.name, probe.lines().next().unwrap_or_default()));
@@ -109,6 +115,7 @@ fn cell(rows: &[Row], name: &str) -> &'static str {
     match row.verdict {
         Verdict::Open => "**open**",
         Verdict::NotOffered(_) => "–",
+        Verdict::Refused => "refused",
         Verdict::Cut | Verdict::Blind(_) => "·",
     }
 }

@@ -44,6 +44,8 @@ pub(super) enum Verdict {
     Open,
     /// The kernel has no such thing: the probe, and what it gave.
     NotOffered(String),
+    /// The agent does not isolate such a pod in this way.
+    Refused,
     /// It does not work on a pod that nobody isolates, so it can tell nothing.
     Blind(String),
 }
@@ -130,6 +132,9 @@ pub(super) fn perform(setting: Setting, cut: Cut) -> Vec<Row> {
     let row = |(family, escape): (&'static str, &'static Escape), verdict| Row { family, name: escape.name, verdict };
     if let Some(missing) = setting.missing() {
         return channels.into_iter().map(|channel| row(channel, Verdict::NotOffered(missing.clone()))).collect();
+    }
+    if cut == Cut::AgentKeepingProbes && !setting.has_host_end() {
+        return channels.into_iter().map(|channel| row(channel, Verdict::Refused)).collect();
     }
     let mut stage = Stage::build(setting, cut);
     let run = |stage: &Stage| channels.iter().map(|(_, escape)| tried(escape, stage)).collect::<Vec<_>>();

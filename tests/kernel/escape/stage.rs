@@ -15,6 +15,7 @@ use isolate_tests::{
     launch, netdev,
     observe::{Frame, Observer},
     packet::sockaddr,
+    pod::Pod,
     process::Process,
     wait,
     wire::{Answer, Family, Handle, Kind, Raw, Request},
@@ -266,12 +267,7 @@ impl Stage {
 
     /// The id that the node's namespace has in the pod's: the other end of `eth0` is there, so the kernel tells.
     pub(super) fn node_id(&self) -> Result<String, Halt> {
-        let mut command = self.scene.web.command("ip");
-        // By number: whether it has a name depends on who asks.
-        let output = launch::succeed(command.args(["netns", "list-id"]));
-        let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-        let id = ids.split_whitespace().nth(1);
-        id.map(str::to_owned).ok_or_else(|| Halt::Failed(format!("the pod knows no other namespace: {ids:?}")))
+        node_id(&self.scene.web)
     }
 
     /// The index of the node's bridge, which an attacker would guess.
@@ -301,6 +297,15 @@ impl Stage {
         send();
         Ok(receives(&self.attacker, socket, mark))
     }
+}
+
+/// The id that the node's namespace has in a pod's.
+pub(super) fn node_id(pod: &Pod) -> Result<String, Halt> {
+    // By number: whether it has a name depends on who asks.
+    let output = launch::succeed(pod.command("ip").args(["netns", "list-id"]));
+    let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+    let id = ids.split_whitespace().nth(1);
+    id.map(str::to_owned).ok_or_else(|| Halt::Failed(format!("the pod knows no other namespace: {ids:?}")))
 }
 
 /// Whether the mark comes to a socket.

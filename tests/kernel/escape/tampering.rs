@@ -222,7 +222,8 @@ fn moved(s: &Stage, mark: &Mark) -> Result<bool, Halt> {
 /// With a veth that the attacker makes, whose outer end is a port of the node's bridge.
 fn own_veth(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {
     let id = s.node_id()?.parse().expect("an id is a number");
-    let made = rtnetlink::veth_into(s, id, LATE, s.bridge(), "far0").and_then(|()| rtnetlink::up(s, "far0"));
+    let made = rtnetlink::veth_into(&s.attacker, id, LATE, Some(s.bridge()), "far0")
+        .and_then(|()| rtnetlink::up(&s.attacker, "far0"));
     let outcome = made.and_then(|()| attempt(s));
     s.restore(&["link del far0".to_owned()]);
     outcome

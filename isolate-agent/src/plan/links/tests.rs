@@ -24,6 +24,7 @@ fn pod(number: u8, ifindex: IfIndex, mac: Mac, own: &[u8], assigned: &[u8]) -> P
         cgroup: None,
         host_network: false,
         namespaces: 1,
+        namespace_ids: Vec::new(),
         processes: 1,
         interfaces: Vec::new(),
         guard: None,

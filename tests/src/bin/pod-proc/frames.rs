@@ -22,7 +22,10 @@ pub(crate) fn flood(device: &str) -> ! {
     let mut number: u64 = 0;
     while start.elapsed() < LONG {
         // The interface may not be there yet.
-        let Ok(socket) = observe::packet_socket(device, PAUSE) else { continue };
+        let Ok(socket) = observe::packet_socket(device, PAUSE) else {
+            thread::sleep(PAUSE);
+            continue;
+        };
         while start.elapsed() < LONG {
             let age = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             let payload = [number.to_be_bytes(), age.to_be_bytes()].concat();
