@@ -133,10 +133,15 @@ pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
 /// `BPF_PROG_TEST_RUN`: runs a program `repeat` times on a frame that came in on an interface of this thread's namespace;
 /// returns its answer.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<u32> {
-    /// Offset of `ifindex` in `struct __sk_buff`, and how much of it is handed over.
-    const IFINDEX_AT: usize = 40;
+    test_run_from(program, frame, [0, ifindex], repeat)
+}
+
+/// The same for a frame that first came in on another interface, by its number (0 for one that was made here).
+pub fn test_run_from(program: BorrowedFd<'_>, frame: &[u8], indexes: [u32; 2], repeat: u32) -> io::Result<u32> {
+    /// Offset of `ingress_ifindex` and of `ifindex`, behind it, in `struct __sk_buff`.
+    const INDEXES_AT: usize = 36;
     let mut context = [0_u8; 192];
-    context[IFINDEX_AT..IFINDEX_AT + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    context[INDEXES_AT..INDEXES_AT + 8].copy_from_slice(&indexes.map(u32::to_ne_bytes).concat());
     let mut attr = none();
     attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
     attr.test.data_in = frame.as_ptr() as u64;

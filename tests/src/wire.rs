@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fuzz::Actors;
+
 /// A socket of the process, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Handle(pub u32);
@@ -142,6 +144,20 @@ pub enum Raw {
     Tun(String),
     /// Attaches a program that lets everything pass, as the first one, until the handle is closed.
     Program(Hook, String),
+    /// Runs loaded programs on random frames, as if this process had sent them; the answer carries the lowest byte of what each
+    /// said, or that the kernel refused the frame.
+    Fuzz {
+        /// The pins of the programs, or of their links.
+        programs: Vec<PathBuf>,
+        /// The interface, in the namespace of this process.
+        ifindex: u32,
+        /// What the frames are made from.
+        seed: u64,
+        /// Who occurs in them.
+        actors: Actors,
+        /// How many.
+        frames: usize,
+    },
 }
 
 /// A system call that sends.

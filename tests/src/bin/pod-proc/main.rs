@@ -18,7 +18,10 @@ use std::{
     time::Instant,
 };
 
-use isolate_tests::wire::{Answer, Call, Handle, Raw, Request, Ring};
+use isolate_tests::{
+    fuzz::Frames,
+    wire::{Answer, Call, Handle, Raw, Request, Ring},
+};
 
 use crate::{
     calls::Done,
@@ -138,6 +141,9 @@ impl Objects {
             Raw::Take(path) => raw::take(&path),
             Raw::Tun(name) => raw::tun(&name),
             Raw::Program(hook, device) => program::attach(hook, &device),
+            Raw::Fuzz { programs, ifindex, seed, actors, frames } => {
+                program::fuzz(&programs, ifindex, Frames::new(seed, actors), frames)
+            }
         }
     }
 

@@ -1,8 +1,15 @@
-//! An attacker's own program on an interface, in front of all others. Needs `CAP_BPF`.
+//! Programs: an attacker's own on an interface, in front of all others, and those that others have loaded. Needs `CAP_BPF`.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use isolate_tests::{
+    bpf,
+    fuzz::{Frames, REFUSED},
     program::{self, Place},
     wire::Hook,
 };
@@ -24,4 +31,26 @@ pub(crate) fn attach(hook: Hook, device: &str) -> io::Result<Done> {
     };
     let link = program::answer_first(place, ifindex, answer)?;
     Ok(Done::made(Object::File(File::from(link))))
+}
+
+/// Runs programs on random frames; what each said, in its lowest byte.
+pub(crate) fn fuzz(pins: &[PathBuf], ifindex: u32, mut frames: Frames, count: usize) -> io::Result<Done> {
+    // One that is not pinned itself has a pinned link.
+    let open = |pin: &PathBuf| {
+        let is_link = pin.components().any(|part| part.as_os_str() == "links");
+        if is_link { Ok(bpf::program_of_link(pin)) } else { program::open_pin(pin) }
+    };
+    let programs: Vec<OwnedFd> = pins.iter().map(open).collect::<io::Result<_>>()?;
+    let mut verdicts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let step = frames.step(programs.len());
+        let came_in_on = if step.forwarded { ifindex } else { 0 };
+        let program = programs[step.program].as_fd();
+        verdicts.push(match program::test_run_from(program, &step.frame, [came_in_on, ifindex], 1) {
+            Ok(verdict) => verdict.to_le_bytes()[0],
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => REFUSED,
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(Done { data: verdicts, ..Done::default() })
 }
