@@ -26,6 +26,7 @@ use crate::{
     containers, crash, escape, isolate, leaving,
     scene::Scene,
     suite::{self, trials},
+    verify::{self, Watch},
 };
 
 trials![
@@ -37,6 +38,8 @@ trials![
     a_pod_cannot_keep_its_hook_away,
     lost_pins_let_nothing_through,
     from_links_to_filters_and_back,
+    what_is_taken_away_is_found_by_probes,
+    a_filter_right_behind_lets_nothing_be_shown,
 ];
 
 /// What holds with links must hold with filters.
@@ -45,8 +48,15 @@ pub(crate) fn others() -> Vec<Trial> {
     if !feature::has_tcx() {
         return Vec::new();
     }
-    let subjects =
-        [isolate::trials, containers::trials, crash::trials, arming::trials, leaving::trials, escape::trials];
+    let subjects = [
+        isolate::trials,
+        containers::trials,
+        crash::trials,
+        arming::trials,
+        leaving::trials,
+        escape::trials,
+        verify::either_way,
+    ];
     subjects.into_iter().flat_map(|trials| suite::attaching_by("clsact", trials)).collect()
 }
 
@@ -328,4 +338,47 @@ fn from_links_to_filters_and_back() {
     agent.remove(&[web.uid()]);
     path.assert_flows();
     wait::until("the floods flow again", || into.received() > before.0 && out.received() > before.1);
+}
+
+/// Of a filter nobody tells while no daemon runs, and nothing holds it but its interface.
+fn what_is_taken_away_is_found_by_probes() {
+    let mut scene = Scene::new();
+    scene.agent = by_filters(&scene);
+    let daemon = scene.agent.daemon();
+    scene.agent.add(&[scene.web.uid()]);
+    daemon.kill();
+    let whole = verify::verify(&scene, 0);
+    assert!(whole.iter().all(|(_, finding, _)| finding == "proved_cut"), "{whole:?}");
+    let (watch, veth) = (Watch::start(&scene), scene.web.host_veths()[0].clone());
+    for (_, side, program) in SIDES {
+        tc(scene.node.netns(), &format!("filter del dev {veth} {side}"));
+        let leaks = if program == VETH_OUT { "veth out" } else { "veth in" };
+        let findings = verify::verify(&scene, 1);
+        let (_, finding, evidence) = findings.iter().find(|(hook, ..)| hook == leaks).expect("each hook is told");
+        assert_eq!(finding, "leak", "{leaks}: {evidence}");
+    }
+    assert_eq!(watch.probes(), 0, "a probe got out");
+    for (side, ..) in SIDES {
+        assert_eq!(bpf::filters(scene.node.netns(), &veth, side), [], "the guard is left");
+    }
+}
+
+/// A guard behind that one would not be asked, and before ours it would see what ours drops.
+fn a_filter_right_behind_lets_nothing_be_shown() {
+    let mut scene = Scene::new();
+    scene.agent = by_filters(&scene);
+    let veth = scene.web.host_veths()[0].clone();
+    tc(scene.node.netns(), &format!("qdisc add dev {veth} clsact"));
+    tc(scene.node.netns(), &format!("filter add dev {veth} ingress prio 1 protocol all {PASS}"));
+    let _daemon = scene.agent.daemon();
+    scene.agent.add(&[scene.web.uid()]);
+    let watch = Watch::start(&scene);
+    let findings = verify::verify(&scene, 5);
+    for (hook, finding, evidence) in &findings {
+        let behind = evidence.contains("another filter runs right behind it");
+        let expected = if hook == "veth out" { "not_covered" } else { "proved_cut" };
+        assert!(finding == expected && behind == (hook == "veth out"), "{hook}: {finding}: {evidence}");
+    }
+    assert_eq!(watch.probes(), 0, "a probe got out");
+    assert_eq!(bpf::filters(scene.node.netns(), &veth, Ingress).len(), 2, "the guard is left");
 }

@@ -12,11 +12,12 @@ use isolate_tests::{
     pod::{Link, Spec},
     program::{self, Place},
 };
+use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     scene::{Scene, every_channel},
-    suite::trials,
+    suite::{self, trials},
 };
 
 trials![
@@ -29,7 +30,22 @@ trials![
     pods_without_a_host_end_are_told,
     a_pod_that_is_not_isolated_is_told,
     a_hostile_pod_stops_nothing,
+    what_is_allowed_is_no_leak,
+    packet_sockets_are_shown_to_be_refused needs Bpftool,
 ];
+
+/// Those that must hold however the hooks are attached.
+pub(crate) fn either_way() -> Vec<Trial> {
+    suite::named(
+        "verify",
+        &[
+            ("a_pod_that_sends_all_the_time_is_proved_cut", a_pod_that_sends_all_the_time_is_proved_cut),
+            ("every_kind_of_veth_is_proved_without_a_daemon", every_kind_of_veth_is_proved_without_a_daemon),
+            ("pods_without_a_host_end_are_told", pods_without_a_host_end_are_told),
+            ("what_is_allowed_is_no_leak", what_is_allowed_is_no_leak),
+        ],
+    )
+}
 
 /// 224.0.0.254 and `ff02::114`.
 const SENTINELS: [&[u8]; 2] = [&[224, 0, 0, 254], &[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x14]];
@@ -47,7 +63,7 @@ fn findings(output: &Output) -> Vec<(String, String, String)> {
 }
 
 #[track_caller]
-fn verify(scene: &Scene, code: i32) -> Vec<(String, String, String)> {
+pub(crate) fn verify(scene: &Scene, code: i32) -> Vec<(String, String, String)> {
     findings(&scene.agent.run(&["verify", scene.web.uid(), "-o", "json"]).expect(code))
 }
 
@@ -72,12 +88,12 @@ fn cgroups(scene: &Scene) -> BTreeSet<String> {
 }
 
 /// Watches where a probe that gets out would come by.
-struct Watch {
+pub(crate) struct Watch {
     observers: Vec<Observer>,
 }
 
 impl Watch {
-    fn start(scene: &Scene) -> Self {
+    pub(crate) fn start(scene: &Scene) -> Self {
         let node = scene.node.netns();
         let observers = vec![Observer::start(scene.neighbour.netns(), "eth0"), Observer::start(node, "cni0")];
         Observer::begin(&observers);
@@ -85,7 +101,7 @@ impl Watch {
     }
 
     /// How many frames were seen that are for the sentinels of probes, or of their ethertype.
-    fn probes(&self) -> usize {
+    pub(crate) fn probes(&self) -> usize {
         let is_in = |bytes: &[u8], address: &[u8]| bytes.windows(address.len()).any(|window| window == address);
         let is_probe =
             |bytes: &[u8]| bytes[12..14] == [0x88, 0xb5] || SENTINELS.iter().any(|sentinel| is_in(bytes, sentinel));
@@ -277,4 +293,59 @@ fn a_hostile_pod_stops_nothing() {
     path.assert_cut();
     agent.remove(&[web.uid()]);
     path.assert_flows();
+}
+
+/// Some probes are allowed, all of a family, or all; none gets beyond the hooks, and what is left is proved.
+fn what_is_allowed_is_no_leak() {
+    let scene = Scene::new();
+    let Scene { agent, web, .. } = &scene;
+    let _daemon = agent.daemon();
+    for (allowed, expected, allowed_somewhere) in [
+        (&["192.0.2.0/24:9/udp"][..], 0, false),
+        (&["in:[fe80::]/10"], 0, true),
+        (&[], 0, false),
+        (&["0.0.0.0/0"], 0, true),
+        (&["0.0.0.0/0", "::/0"], 0, true),
+    ] {
+        let mut arguments = vec![web.uid()];
+        arguments.extend(allowed.iter().flat_map(|range| ["--allow", range]));
+        agent.add(&arguments);
+        let watch = Watch::start(&scene);
+        let findings = verify(&scene, expected);
+        for (hook, finding, evidence) in &findings {
+            assert!(
+                ["proved_cut", "allowed"].contains(&finding.as_str()),
+                "{allowed:?}: {hook}: {finding}: {evidence}"
+            );
+        }
+        let told = findings.iter().any(|(_, _, evidence)| evidence.contains("allowed"));
+        assert_eq!(told, allowed_somewhere, "{allowed:?}: {findings:?}");
+        assert_eq!(watch.probes(), 0, "{allowed:?}: a probe got out");
+    }
+}
+
+/// Where the kernel has the LSM hook; elsewhere nothing is said of it.
+fn packet_sockets_are_shown_to_be_refused() {
+    let scene = Scene::new();
+    let daemon = scene.agent.daemon();
+    scene.agent.add(&[scene.web.uid()]);
+    let of_lsm = |findings: Vec<(String, String, String)>| {
+        findings.into_iter().filter(|(hook, ..)| hook.starts_with("lsm ")).collect::<Vec<_>>()
+    };
+    let lsm = of_lsm(verify(&scene, 0));
+    if let Some(why) = program::lsm_missing() {
+        eprintln!("no LSM hook: {why}");
+        assert_eq!(lsm, []);
+        return;
+    }
+    assert_eq!(lsm.len(), 2, "{lsm:?}");
+    for (hook, finding, evidence) in lsm {
+        assert_eq!(finding, "proved_cut", "{hook}: {evidence}");
+    }
+    daemon.kill();
+    let pattern = scene.node.folder().join("bpf/isolate-agent/v*/links/lsm-*-create-out");
+    let detach = format!("bpftool link detach pinned {}", pattern.display());
+    launch::succeed(Command::new("sh").args(["-c", &detach]));
+    let lsm = of_lsm(verify(&scene, 1));
+    assert!(lsm.iter().any(|(_, finding, _)| finding == "leak"), "{lsm:?}");
 }

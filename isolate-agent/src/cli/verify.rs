@@ -48,6 +48,7 @@ pub(crate) fn text(verification: &Verification, style: Style) -> String {
         let rows = verification.proofs.iter().map(|proof| {
             let finding = match proof.finding {
                 Finding::ProvedCut => Cell::tinted("proved cut", Tint::Good),
+                Finding::Allowed => Cell::tinted("allowed", Tint::Bad),
                 Finding::NotCovered => Cell::tinted("not covered", Tint::Bad),
                 Finding::Leak => Cell::tinted("LEAK", Tint::Bad),
             };

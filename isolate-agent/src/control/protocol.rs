@@ -112,6 +112,8 @@ pub struct Proof {
 pub enum Finding {
     /// Every probe came to it, and none got through.
     ProvedCut,
+    /// It holds, and every probe is one that the pod's `--allow` rules let pass.
+    Allowed,
     /// It does not hold, or could not be shown to.
     NotCovered,
     /// A probe got through.

@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use isolate_common::names;
 use rustix::io::Errno;
 
 use super::tc::{Filter, Place, Side, Tc};
@@ -102,6 +103,42 @@ fn remove(tc: &mut Tc, place: Place, goes: impl Fn(&Filter) -> bool) -> io::Resu
         gone(tc.delete_filter(place, position(filter)))?;
     }
     if made { tidy(tc, place.ifindex) } else { Ok(()) }
+}
+
+/// The filter of a guard. One that a crash has left goes with the next.
+pub(super) const fn guard(owner: &Owner) -> Ours<'_> {
+    Ours { owner, what: names::GUARD, program: None }
+}
+
+/// Puts a guard right behind the filter that is called `hook`; first, without one. Errors if another filter would run between
+/// the two, or if there is no qdisc: none is made for it.
+pub(super) fn stand_by(
+    tc: &mut Tc,
+    place: Place,
+    owner: &Owner,
+    hook: Option<&str>,
+    program: &OwnedFd,
+) -> io::Result<()> {
+    let ours = guard(owner);
+    remove(tc, place, |filter| ours.is(filter))?;
+    let filters = tc.filters(place)?;
+    let priority = match hook {
+        None => best_priority(&filters),
+        Some(hook) => priority_behind(&filters, Ours { owner, what: hook, program: None })
+            .ok_or_else(|| io::Error::other("another filter runs right behind it"))?,
+    };
+    tc.add_filter(place, (priority, FIRST_HANDLE - 1), program.as_fd(), &ours.name(false))
+}
+
+/// The priority in which a new filter runs right behind ours: within one, the newest runs first.
+fn priority_behind(filters: &[Filter], ours: Ours<'_>) -> Option<u16> {
+    let running = || filters.iter().filter(|filter| filter.chain == 0 && filter.handle != 0);
+    let own = running().find(|filter| ours.is(filter))?;
+    let behind = own.priority.checked_add(1)?;
+    let last = running().rfind(|filter| filter.priority == own.priority)?;
+    let is_open =
+        filters.iter().all(|filter| filter.chain != 0 || filter.priority != behind || filter.is_open_to_ours());
+    (ours.is(last) && is_open).then_some(behind)
 }
 
 /// How it stands, if there is something of it.
@@ -266,6 +303,23 @@ mod tests {
         assert_eq!(judged(&[elsewhere, ours]), Some(LinkState::Displaced), "and goes to the back");
         let indirect = Filter { program: None, ..bpf(1, 9, ID, NAME) };
         assert_eq!(judged(&[indirect]), Some(LinkState::Stale), "its verdict is not taken");
+    }
+
+    #[test]
+    fn a_guard_stands_right_behind_ours_or_nowhere() {
+        let owner = Owner::new(Path::new("/bpf/agent"));
+        let behind =
+            |filters: &[Filter]| priority_behind(filters, Ours { owner: &owner, what: "iso_veth_in", program: None });
+        let (ours, cilium) = (bpf(1, 9, ID, NAME), bpf(1, 1, 7, "cil_from_container"));
+        let later = |filter: &Filter| Filter { priority: 2, ..filter.clone() };
+        assert_eq!(behind(&[]), None);
+        assert_eq!(behind(std::slice::from_ref(&ours)), Some(2));
+        assert_eq!(behind(&[ours.clone(), later(&cilium)]), Some(2), "the newest runs first");
+        assert_eq!(behind(&[ours.clone(), cilium.clone()]), None, "it would come behind that one");
+        assert_eq!(behind(&[ours.clone(), u32(2)]), None, "that priority is of another kind");
+        assert_eq!(behind(&[cilium, later(&ours)]), Some(3));
+        let other_slot = bpf(1, 10, 41, "iso_netdev_in-4:/bpf/agent");
+        assert_eq!(behind(&[ours, other_slot]), None, "it would drop what comes to the guard");
     }
 
     #[test]

@@ -183,12 +183,26 @@ impl Filters {
     }
 }
 
-fn veth<'a>(owner: &'a Owner, direction: Direction, programs: &Programs) -> Ours<'a> {
-    let what = match direction {
+/// Where the hook on a host veth is, and what its filter is called.
+pub(super) fn of_veth(veth: &HostVeth, direction: Direction) -> (Place, String) {
+    (Place { ifindex: veth.ifindex.0, side: Side::of_veth(direction) }, veth_name(direction).to_owned())
+}
+
+/// The same inside a pod's namespace.
+pub(super) fn of_netdev(place: &NetdevPlace, direction: Direction) -> (Place, String) {
+    let at = Place { ifindex: place.key.index, side: Side::of_netdev(direction) };
+    (at, netdev_name(place.key, direction))
+}
+
+const fn veth_name(direction: Direction) -> &'static str {
+    match direction {
         Direction::In => names::VETH_IN,
         Direction::Out => names::VETH_OUT,
-    };
-    Ours { owner, what, program: Some(programs.veth(direction).id) }
+    }
+}
+
+fn veth<'a>(owner: &'a Owner, direction: Direction, programs: &Programs) -> Ours<'a> {
+    Ours { owner, what: veth_name(direction), program: Some(programs.veth(direction).id) }
 }
 
 /// Isolated pods can share an interface, each with a filter of its own.

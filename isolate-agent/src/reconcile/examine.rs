@@ -35,6 +35,7 @@ impl Engine {
             );
             return other(Code::NoSuchPod, why);
         };
+        let allowed = entry.allowed();
         let keep_loopback = entry.record().is_some_and(|record| record.keep_loopback);
         let absent = || {
             format!(
@@ -66,7 +67,7 @@ impl Engine {
         let hooks = status::hooks(&pod, slot, &observed, &self.unattachable);
         let open = status::open_ways(&pod, &hooks);
         let bpffs = self.settings.bpffs.clone();
-        Examined::Isolated(Box::new(Subject { uid, pod, slot, keep_loopback, hooks, open, bpffs, counters }))
+        Examined::Isolated(Box::new(Subject { uid, pod, slot, keep_loopback, allowed, hooks, open, bpffs, counters }))
     }
 }
 

@@ -14,9 +14,11 @@ use std::{
     time::Duration,
 };
 
+use isolate_common::Direction;
 use socket2::Socket;
 
 use super::{
+    allowed::Allowed,
     child::{self, Leaf, Order},
     judge::Evidence,
     scratch::{LINK, LO, Line, Scratch, within},
@@ -44,13 +46,19 @@ const INSIDE: [Shape; 6] = [
 ];
 
 /// What becomes of packets into the cgroup and out of it; why there are none.
-pub(super) fn probe(pod: &Pod, cgroup: &Path, keep_loopback: bool) -> Result<[Evidence; 2], String> {
+pub(super) fn probe(
+    pod: &Pod,
+    cgroup: &Path,
+    keep_loopback: bool,
+    allowed: Allowed<'_>,
+) -> Result<[Evidence; 2], String> {
     let scratch = Scratch::new().map_err(|error| format!("no network namespaces to try it in: {error}"))?;
     let leaf = Leaf::new(cgroup).map_err(|error| format!("no cgroup below the pod's: {error}"))?;
     let lines: Vec<Line> = if keep_loopback { vec![LINK] } else { vec![LINK, LO] };
     let own = namespaces(pod);
-    let mut orders = vec![Order { namespace: scratch.near.as_fd(), shapes: &SET }; lines.len()];
-    orders.extend(own.iter().map(|(_, namespace)| Order { namespace: namespace.as_fd(), shapes: &INSIDE }));
+    let (set, in_the_pods) = (SET.map(Shape::arguments), INSIDE.map(Shape::arguments));
+    let mut orders = vec![Order { namespace: scratch.near.as_fd(), sockets: &set }; lines.len()];
+    orders.extend(own.iter().map(|(_, namespace)| Order { namespace: namespace.as_fd(), sockets: &in_the_pods }));
     let mut made = child::sockets(&leaf, &orders).map_err(|error| error.to_string())?;
     let inside = made.split_off(lines.len());
 
@@ -64,13 +72,13 @@ pub(super) fn probe(pod: &Pod, cgroup: &Path, keep_loopback: bool) -> Result<[Ev
             beside: side(&scratch.near)?,
             far: side(if line.is_loopback { &scratch.near } else { &scratch.far })?,
         };
-        exchange(line, &sides, &mut ways, &mut families)?;
+        exchange(line, &sides, allowed, &mut ways, &mut families)?;
     }
     let [into, out] = &mut ways;
     into.how = format!("{} in a namespace of its own", families.join(", "));
     out.how.clone_from(&into.how);
     if out.passed == 0 && out.came > 0 {
-        try_inside(&own, inside, out);
+        try_inside(&own, inside, allowed, out);
     }
     Ok(ways)
 }
@@ -84,7 +92,13 @@ struct Sides {
     far: Sockets,
 }
 
-fn exchange(line: &Line, sides: &Sides, ways: &mut [Evidence; 2], families: &mut Vec<String>) -> Result<(), String> {
+fn exchange(
+    line: &Line,
+    sides: &Sides,
+    allowed: Allowed<'_>,
+    ways: &mut [Evidence; 2],
+    families: &mut Vec<String>,
+) -> Result<(), String> {
     for (near, far) in line.near.into_iter().zip(line.far) {
         for kind in [Kind::Udp, Kind::Icmp, Kind::Raw, Kind::Tcp] {
             let name = format!("{} over {} ({})", kind.name(), if near.is_ipv6() { "IPv6" } else { "IPv4" }, line.name);
@@ -95,9 +109,15 @@ fn exchange(line: &Line, sides: &Sides, ways: &mut [Evidence; 2], families: &mut
                 Err(error) if is_not_offered(&error) => continue,
                 Err(error) => return Err(format!("{name}: {error}")),
             };
+            let may = may_pass(kind, &sockets, allowed).map_err(|error| format!("{name}: {error}"))?;
             let [into, out] = if kind == Kind::Tcp { connect(&sockets) } else { exchange_datagrams(kind, &sockets) }
                 .map_err(|error| format!("{name}: {error}"))?;
-            for (way, one) in ways.iter_mut().zip([into, out]) {
+            for ((way, one), may_pass) in ways.iter_mut().zip([into, out]).zip(may) {
+                // Loopback is never exempted.
+                if may_pass && !line.is_loopback {
+                    way.allowed += 1;
+                    continue;
+                }
                 way.sent += 1;
                 way.came += u64::from(one.came);
                 way.passed += u64::from(one.passed);
@@ -106,6 +126,18 @@ fn exchange(line: &Line, sides: &Sides, ways: &mut [Evidence; 2], families: &mut
         }
     }
     Ok(())
+}
+
+/// Whether the pod's rules let pass what comes to its socket, and what goes out of it.
+fn may_pass(kind: Kind, [pod, _, far]: &[Vec<&Socket>; 3], allowed: Allowed<'_>) -> io::Result<[bool; 2]> {
+    let end = |socket: &Socket| socket::address(socket).map(|address| (address.ip(), address.port()));
+    // Of TCP the first listens, the second calls.
+    let (listens, calls) = (pod[0], pod.get(1).unwrap_or(&pod[0]));
+    let (called, calling) = (far[0], far.get(1).unwrap_or(&far[0]));
+    Ok([
+        allowed.first(kind, end(listens)?, end(calling)?, Direction::In),
+        allowed.first(kind, end(calls)?, end(called)?, Direction::Out),
+    ])
 }
 
 /// A kernel without IPv6, or with it switched off.
@@ -185,11 +217,22 @@ fn namespaces(pod: &Pod) -> Vec<((u32, &str), OwnedFd)> {
 }
 
 /// Adds to the evidence what datagrams in the pod's own namespace come to.
-fn try_inside(own: &[((u32, &str), OwnedFd)], made: Vec<Vec<Option<OwnedFd>>>, out: &mut Evidence) {
+fn try_inside(
+    own: &[((u32, &str), OwnedFd)],
+    made: Vec<Vec<Option<OwnedFd>>>,
+    allowed: Allowed<'_>,
+    out: &mut Evidence,
+) {
     for (((index, name), _), sockets) in own.iter().zip(made) {
         let (mut tried, mut refused) = (0, 0);
         for (shape, socket) in INSIDE.iter().zip(sockets) {
             let Some(socket) = socket.map(Socket::from) else { continue };
+            // What is let pass here would get to the node.
+            let any: IpAddr = if shape.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            if allowed.first(shape.kind, (any, 0), (sentinel(*shape), DISCARD), Direction::Out) {
+                out.allowed += 1;
+                continue;
+            }
             match send_to_sentinel(&socket, *shape, *index) {
                 Ok(()) => tried += 1,
                 Err(error) if is_refusal(&error) => {
@@ -217,13 +260,12 @@ fn send_to_sentinel(socket: &Socket, shape: Shape, index: u32) -> io::Result<()>
         socket.set_multicast_loop_v4(false)?;
         socket.set_multicast_ttl_v4(1)?;
     }
-    // For experiments (RFC 4727); no router forwards them.
-    let to: IpAddr = if shape.v6 {
-        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x114).into()
-    } else {
-        Ipv4Addr::new(224, 0, 0, 254).into()
-    };
-    socket::send(socket, shape.kind, (to, DISCARD).into(), &mark)
+    socket::send(socket, shape.kind, (sentinel(shape), DISCARD).into(), &mark)
+}
+
+/// For experiments (RFC 4727); no router forwards them.
+fn sentinel(shape: Shape) -> IpAddr {
+    if shape.v6 { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x114).into() } else { Ipv4Addr::new(224, 0, 0, 254).into() }
 }
 
 fn mark() -> io::Result<Mark> {

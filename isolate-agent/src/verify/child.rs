@@ -25,8 +25,6 @@ use rustix::{
 };
 use thiserror::Error;
 
-use super::socket::Shape;
-
 /// How long the child may take: it makes some system calls.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How long the kernel may take to let go of its cgroup.
@@ -58,7 +56,8 @@ pub(super) enum ChildError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order<'a> {
     pub(super) namespace: BorrowedFd<'a>,
-    pub(super) shapes: &'a [Shape],
+    /// What socket(2) is asked for: domain, type, protocol.
+    pub(super) sockets: &'a [[c_int; 3]],
 }
 
 /// How the names of these cgroups begin.
@@ -104,7 +103,7 @@ pub(super) fn sockets(leaf: &Leaf, orders: &[Order<'_>]) -> Result<Vec<Vec<Optio
     let (ours, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|errno| ChildError::Start(errno.into()))?;
     let mut made = [-1; MOST];
-    let number = orders.iter().map(|order| order.shapes.len()).sum::<usize>();
+    let number = orders.iter().map(|order| order.sockets.len()).sum::<usize>();
     let made = made.get_mut(..number).ok_or_else(|| ChildError::Start(io::ErrorKind::ArgumentListTooLong.into()))?;
     // SAFETY: the child has this thread alone, makes system calls on memory and descriptors that it has a copy of, and
     // ends: it allocates nothing and takes no lock that another thread may have held.
@@ -125,7 +124,7 @@ pub(super) fn sockets(leaf: &Leaf, orders: &[Order<'_>]) -> Result<Vec<Vec<Optio
         tracing::debug!(%errno, "the process of a verification");
     }
     let mut sockets = sockets?.into_iter();
-    Ok(orders.iter().map(|order| sockets.by_ref().take(order.shapes.len()).collect()).collect())
+    Ok(orders.iter().map(|order| sockets.by_ref().take(order.sockets.len()).collect()).collect())
 }
 
 fn receive(from: BorrowedFd<'_>, number: usize, leaf: &Leaf) -> Result<Vec<Option<OwnedFd>>, ChildError> {
@@ -169,8 +168,7 @@ unsafe fn work(procs: RawFd, to: RawFd, orders: &[Order<'_>], made: &mut [RawFd]
         let mut at = 0;
         for order in orders {
             let entered = libc::setns(order.namespace.as_raw_fd(), libc::CLONE_NEWNET) == 0;
-            for shape in order.shapes {
-                let [domain, style, protocol] = shape.arguments();
+            for &[domain, style, protocol] in order.sockets {
                 if entered {
                     made[at] = libc::socket(domain, style | libc::SOCK_CLOEXEC, protocol);
                 }
@@ -219,7 +217,7 @@ unsafe fn send(to: RawFd, present: &mut [u8], fds: &[RawFd]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::socket::SET;
+    use crate::verify::socket::{SET, Shape};
 
     /// Where the cgroup hierarchy is mounted.
     fn unified() -> Option<PathBuf> {
@@ -237,7 +235,8 @@ mod tests {
         let leaf = Leaf::new(&root).expect("a cgroup");
         let path = leaf.0.clone();
         let own = File::open("/proc/thread-self/ns/net").expect("a namespace");
-        let order = Order { namespace: own.as_fd(), shapes: &SET };
+        let set = SET.map(Shape::arguments);
+        let order = Order { namespace: own.as_fd(), sockets: &set };
         let made = sockets(&leaf, &[order, order]).expect("sockets");
         assert_eq!(made.iter().map(Vec::len).collect::<Vec<_>>(), [SET.len(), SET.len()]);
         assert!(made.iter().flatten().all(Option::is_some), "{made:?}");

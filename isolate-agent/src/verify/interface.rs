@@ -6,6 +6,7 @@ use std::time::Duration;
 use isolate_common::{Direction, Hook};
 
 use super::{
+    allowed::Allowed,
     frame::{self, Mac},
     judge::Evidence,
     packet::{Sender, Sent, Tap},
@@ -32,6 +33,8 @@ pub(super) struct Probe<'a> {
     pub(super) slot: Option<Slot>,
     /// Whether the hook is said to hold.
     pub(super) holds: bool,
+    /// What the pod may do all the same.
+    pub(super) allowed: Allowed<'a>,
 }
 
 impl Probe<'_> {
@@ -68,7 +71,7 @@ impl Probe<'_> {
             let to = Sender::new(veth.ifindex.0, false).map_err(said("the host end"))?.address;
             let tap = Tap::new(veth.ifindex.0, self.source).map_err(said("a tap on the host end"))?;
             let sender = within(place, || Sender::new(place.key.index, true)).map_err(said("a socket in the pod"))?;
-            let sent = self.through(&sender, to)?;
+            let sent = self.through(&sender, to, Direction::Out)?;
             Ok((sent.all(), tap.count(sent.gone, PATIENCE)))
         })
     }
@@ -77,7 +80,7 @@ impl Probe<'_> {
     fn toward_the_pod(&self, veth: &HostVeth, place: Option<&NetdevPlace>) -> Result<Evidence, String> {
         self.guarded(Post::Veth(veth), Direction::In, || {
             let sender = Sender::new(veth.ifindex.0, false).map_err(said("a socket on the host end"))?;
-            let sent = self.through(&sender, address_inside(place).unwrap_or(sender.address))?;
+            let sent = self.through(&sender, address_inside(place).unwrap_or(sender.address), Direction::In)?;
             Ok((sent.all(), sent.refused))
         })
     }
@@ -90,7 +93,7 @@ impl Probe<'_> {
             let tap = within(place, || Tap::new(place.key.index, self.source)).map_err(said("a tap in the pod"))?;
             let sender = Sender::new(veth.ifindex.0, true).map_err(said("a socket on the host end"))?;
             let to = address_inside(Some(place)).unwrap_or(sender.address);
-            let sent = self.through(&sender, to)?;
+            let sent = self.through(&sender, to, Direction::In)?;
             Ok((sent.all(), tap.count(sent.gone, PATIENCE)))
         })
     }
@@ -101,7 +104,7 @@ impl Probe<'_> {
         let place = known(place)?;
         self.guarded(Post::Netdev(place), Direction::Out, || {
             let sender = within(place, || Sender::new(place.key.index, false)).map_err(said("a socket in the pod"))?;
-            let sent = self.through(&sender, sender.address)?;
+            let sent = self.through(&sender, sender.address, Direction::Out)?;
             Ok((sent.all(), sent.refused))
         })
     }
@@ -117,12 +120,18 @@ impl Probe<'_> {
         let _standing = self.guard.stand(post, direction, self.holds).map_err(said("a guard behind the hook"))?;
         let before = stopped()?;
         let (sent, came) = probe()?;
-        Ok(Evidence { sent, came, passed: stopped()? - before, how: frame::FAMILIES.to_owned() })
+        let all = frame::all(self.source, self.source);
+        let allowed = all.iter().filter(|frame| self.allowed.frame(frame, direction)).count() * ROUNDS;
+        let allowed = u64::try_from(allowed).unwrap_or(u64::MAX);
+        Ok(Evidence { sent, came, passed: stopped()? - before, allowed, how: frame::FAMILIES.to_owned() })
     }
 
-    fn through(&self, sender: &Sender, to: Mac) -> Result<Tally, String> {
+    fn through(&self, sender: &Sender, to: Mac, direction: Direction) -> Result<Tally, String> {
         let mut tally = Tally::default();
         for frame in std::iter::repeat_n(frame::all(to, self.source), ROUNDS).flatten() {
+            if self.allowed.frame(&frame, direction) {
+                continue;
+            }
             match sender.send(&frame) {
                 Ok(Sent::Gone) => tally.gone += 1,
                 Ok(Sent::Refused) => tally.refused += 1,

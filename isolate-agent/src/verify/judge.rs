@@ -11,6 +11,8 @@ pub(super) struct Evidence {
     pub(super) came: u64,
     /// How many were seen behind it.
     pub(super) passed: u64,
+    /// How many more the pod's rules let pass: they say nothing.
+    pub(super) allowed: u64,
     /// What they were, and what else was seen.
     pub(super) how: String,
 }
@@ -41,15 +43,27 @@ pub(super) fn judge(
         Ok(evidence) => evidence,
         Err(why) => return not_covered(format!("it holds, but that cannot be shown: {why}")),
     };
-    let Evidence { sent, came, how, .. } = evidence;
-    if *sent == 0 {
+    let Evidence { sent, came, how, allowed, .. } = evidence;
+    let also = match allowed {
+        0 => String::new(),
+        more => format!("; {more} more are allowed, and say nothing"),
+    };
+    if *sent == 0 && *allowed > 0 {
+        (
+            Finding::Allowed,
+            format!("it holds, and lets each of the {allowed} probes pass: all of them are allowed ({how})"),
+        )
+    } else if *sent == 0 {
         not_covered(format!("it holds, but nothing could be sent to it: {how}"))
     } else if came < sent {
         not_covered(format!("it holds, but only {came} of {sent} probes are known to have come to it ({how})"))
     } else if counted < *came {
         not_covered(format!("it holds, but its counter rose by {counted} while {came} probes came to it ({how})"))
     } else {
-        (Finding::ProvedCut, format!("{came} probes came, none got through; its counter rose by {counted} ({how})"))
+        (
+            Finding::ProvedCut,
+            format!("{came} probes came, none got through; its counter rose by {counted} ({how}{also})"),
+        )
     }
 }
 
@@ -70,7 +84,7 @@ mod tests {
     }
 
     fn evidence(sent: u64, came: u64, passed: u64) -> Evidence {
-        Evidence { sent, came, passed, how: "probes".to_owned() }
+        Evidence { sent, came, passed, allowed: 0, how: "probes".to_owned() }
     }
 
     fn finding(evidence: Result<&Evidence, &str>, counted: u64) -> Finding {
@@ -87,6 +101,14 @@ mod tests {
         assert_eq!(finding(Ok(&evidence(0, 0, 0)), 1000), Finding::NotCovered, "nothing was tried");
         assert_eq!(finding(Err("no guard"), 1000), Finding::NotCovered);
         assert_eq!(finding(Ok(&evidence(30, 30, 1)), 30), Finding::Leak);
+    }
+
+    #[test]
+    fn what_is_allowed_is_no_leak_and_no_proof() {
+        let allowed = |sent| Evidence { allowed: 6, ..evidence(sent, sent, 0) };
+        assert_eq!(finding(Ok(&allowed(0)), 0), Finding::Allowed);
+        assert_eq!(finding(Ok(&allowed(24)), 24), Finding::ProvedCut);
+        assert_eq!(finding(Ok(&Evidence { passed: 1, ..allowed(24) }), 24), Finding::Leak);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::frame::checksum;
 /// Pause between two looks at a socket.
 const TURN: Duration = Duration::from_millis(1);
 /// For experiments (RFC 3692); Linux has no handler for it.
-const UNKNOWN: c_int = 253;
+pub(super) const UNKNOWN: u8 = 253;
 
 /// What a probe carries.
 pub(super) type Mark = [u8; 16];
@@ -70,7 +70,7 @@ impl Shape {
             (Kind::Tcp, _) => (libc::SOCK_STREAM, libc::IPPROTO_TCP),
             (Kind::Icmp, false) => (libc::SOCK_RAW, libc::IPPROTO_ICMP),
             (Kind::Icmp, true) => (libc::SOCK_RAW, libc::IPPROTO_ICMPV6),
-            (Kind::Raw, _) => (libc::SOCK_RAW, UNKNOWN),
+            (Kind::Raw, _) => (libc::SOCK_RAW, c_int::from(UNKNOWN)),
         };
         [domain, style, protocol]
     }
