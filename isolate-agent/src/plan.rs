@@ -103,7 +103,7 @@ impl View<'_> {
                         }
                         self.know_link(veth.ifindex, *uid, holder, &mut actions);
                     }
-                    self.attach_veth(veth, &mut actions);
+                    self.attach_veth(veth, DIRECTIONS.into_iter(), &mut actions);
                 }
                 self.attach_netdev(homes.leave(pod), slot, &mut actions);
             }
@@ -179,8 +179,8 @@ impl View<'_> {
 
     /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again,
     /// where it can be.
-    fn attach_veth(&self, veth: &HostVeth, actions: &mut Vec<Action>) {
-        for direction in DIRECTIONS {
+    fn attach_veth(&self, veth: &HostVeth, directions: impl Iterator<Item = Direction>, actions: &mut Vec<Action>) {
+        for direction in directions {
             if !self.observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.stands()) {
                 actions.push(Action::AttachVeth(veth.clone(), direction));
             }
@@ -217,6 +217,7 @@ impl View<'_> {
         for (ifindex, slot) in &self.observed.veth_keys {
             let unclaimed = self.observed.veth_is_live(*ifindex) && !homes.veths.contains(ifindex);
             if !keeps(wanted.get(slot), veths.get(ifindex), unclaimed) && !taken.contains(ifindex) {
+                actions.extend(self.unarmable(*ifindex).map(|direction| Action::DisarmVeth(*ifindex, direction)));
                 actions.push(Action::DropVethKey(*ifindex));
             }
         }
@@ -249,6 +250,14 @@ impl View<'_> {
         if gate != open.unwrap_or(self.observed.gate) {
             actions.push(Action::NarrowGate(gate));
         }
+    }
+
+    /// Directions in which a hook of ours is at a host end that drops by itself.
+    fn unarmable(&self, ifindex: IfIndex) -> impl Iterator<Item = Direction> {
+        let mut veths = self.inventory.pods.values().flat_map(Pod::host_veths);
+        let veth = veths.find(|veth| veth.ifindex == ifindex);
+        let is_attached = move |direction: &Direction| self.observed.veth_links.contains_key(&(ifindex, *direction));
+        DIRECTIONS.into_iter().filter(move |d| veth.is_some_and(|veth| veth.is_blackhole(*d))).filter(is_attached)
     }
 
     fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, homes: &Homes, actions: &mut Vec<Action>) {
@@ -313,14 +322,13 @@ impl View<'_> {
         let healthy = self.inventory.pods.values().filter(|pod| !self.desired.contains_key(&pod.uid));
         let mut actions = Vec::new();
         for veth in healthy.flat_map(Pod::host_veths) {
-            match self.arm {
-                Arm::All => self.attach_veth(veth, &mut actions),
-                Arm::OnDemand if keyed.contains(&veth.ifindex) => {}
-                Arm::OnDemand => {
-                    let held = |direction| self.observed.veth_links.contains_key(&(veth.ifindex, direction));
-                    let detach = |direction| Action::DetachVeth(veth.ifindex, direction);
-                    actions.extend(DIRECTIONS.into_iter().filter(|d| held(*d)).map(detach));
-                }
+            let is_armed = |direction: &Direction| arms(self.arm, veth, *direction);
+            self.attach_veth(veth, DIRECTIONS.into_iter().filter(is_armed), &mut actions);
+            if !keyed.contains(&veth.ifindex) {
+                let held = |direction: &Direction| self.observed.veth_links.contains_key(&(veth.ifindex, *direction));
+                let goes = |direction: &Direction| held(direction) && !is_armed(direction);
+                let detach = |direction| Action::DetachVeth(veth.ifindex, direction);
+                actions.extend(DIRECTIONS.into_iter().filter(goes).map(detach));
             }
         }
         let known = self.owners(|pod| pod.host_veths().map(|veth| veth.ifindex).collect());
@@ -369,6 +377,12 @@ impl Homes {
 pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Direction> {
     let has_host_end = interface.host.is_some();
     DIRECTIONS.into_iter().filter(move |direction| *direction == Direction::In || !has_host_end)
+}
+
+/// Whether a healthy pod's host end carries the hook: not where the device drops by itself what no program has decided on, which
+/// it would not do any more.
+pub fn arms(arm: Arm, veth: &HostVeth, direction: Direction) -> bool {
+    arm == Arm::All && !veth.is_blackhole(direction)
 }
 
 fn host_index(interface: &Interface) -> Option<IfIndex> {

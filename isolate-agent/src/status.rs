@@ -11,7 +11,7 @@ use crate::{
     desired::{Entry, Record},
     inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod, cri::PodFacts},
     observed::{LinkState, NetdevKey, Observed, Slot},
-    plan::netdev_directions,
+    plan::{arms, netdev_directions},
     pod::{PodName, PodUid},
     settings::Arm,
 };
@@ -336,10 +336,10 @@ fn why_unarmed(
         };
         return Some((reason, detail.to_owned()));
     }
+    // A side that drops by itself gets its hook at the cut.
     let open = |veth: &&HostVeth| {
-        DIRECTIONS
-            .iter()
-            .any(|direction| !observed.veth_links.get(&(veth.ifindex, *direction)).is_some_and(|link| link.stands()))
+        let stands = |direction| observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.stands());
+        DIRECTIONS.into_iter().any(|direction| !stands(direction) && arms(Arm::All, veth, direction))
     };
     let veth = pod.host_veths().find(open)?;
     Some(match (unattachable.get(&veth.ifindex), arm) {

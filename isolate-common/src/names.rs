@@ -65,6 +65,11 @@ pub const LSM_CAPABLE: &str = "iso_lsm_capable";
 /// outside its namespace, and a program is not told the namespace (tc has no `bpf_get_netns_cookie` before 6.15).
 pub const NETDEV_SLOT: &str = "ISO_SLOT";
 
+/// Constant of the programs of the veth hook: the host end that this copy was loaded for, or 0 where the packet says it. On
+/// its way into the pod a packet that a netkit device sends has the index of the pod's end already (`netkit_xmit`,
+/// drivers/net/netkit.c), which means nothing outside the pod's namespace.
+pub const HOST_END: &str = "ISO_HOST_END";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,10 @@ static ISO_COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(E
 #[unsafe(no_mangle)]
 static ISO_SLOT: u32 = 0;
 
+/// The host end that this copy of a program was loaded for; the agent sets it where the packet does not say it.
+#[unsafe(no_mangle)]
+static ISO_HOST_END: u32 = 0;
+
 /// Whose packet it is.
 #[derive(Clone, Copy)]
 pub(crate) enum Attribution {
@@ -60,6 +64,14 @@ pub(crate) fn gate() -> u32 {
 pub(crate) fn own_slot() -> u32 {
     // SAFETY: a constant of this object; read as volatile because its value is the loader's, not the compiler's.
     unsafe { core::ptr::read_volatile(&raw const ISO_SLOT) }
+}
+
+/// The host end that is known beforehand: that of a netkit device, in the program for what goes into the pod.
+#[inline(always)]
+pub(crate) fn host_end() -> Option<u32> {
+    // SAFETY: as above.
+    let ifindex = unsafe { core::ptr::read_volatile(&raw const ISO_HOST_END) };
+    if ifindex == 0 { None } else { Some(ifindex) }
 }
 
 #[inline(always)]

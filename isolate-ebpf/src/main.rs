@@ -23,7 +23,7 @@ use aya_ebpf::{
 };
 use isolate_common::{Direction, Exemption, GATE_SHUT, Hook, Lookup, Policy, Verdict, verdict};
 
-use crate::lookup::{Attribution, count, gate, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
+use crate::lookup::{Attribution, count, gate, host_end, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
 
 /// What a `cgroup_skb` program returns to let a packet go on; 0 drops it (on egress the sender sees EPERM).
 const CGROUP_PASS: i32 = 1;
@@ -33,7 +33,8 @@ const CGROUP_DROP: i32 = 0;
 /// interface can have its number there.
 const LOOPBACK_IFINDEX: u32 = 1;
 
-/// Frames into the pod. `TC_ACT_UNSPEC` is -1, which tcx calls `TCX_NEXT`: the next program decides.
+/// Frames into the pod. `TC_ACT_UNSPEC` is -1, which tcx calls `TCX_NEXT` and netkit `NETKIT_NEXT`: the next program decides.
+/// `TC_ACT_SHOT` is their "drop" as well (`netkit_init`, drivers/net/netkit.c, builds with no other numbers).
 #[classifier]
 fn iso_veth_in(ctx: TcContext) -> i32 {
     veth(&ctx, Direction::In)
@@ -81,8 +82,9 @@ fn veth(ctx: &TcContext, direction: Direction) -> i32 {
     if gate() == GATE_SHUT {
         return TC_ACT_UNSPEC;
     }
+    let known = host_end();
     // SAFETY: the kernel hands the program a valid __sk_buff.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let ifindex = known.unwrap_or_else(|| unsafe { (*ctx.skb.skb).ifindex });
     let attribution = slot_of_ifindex(ifindex);
     if matches!(attribution, Attribution::Slot(_)) && frame::is_own_answer(ctx, ifindex, direction) {
         return TC_ACT_UNSPEC;
@@ -91,6 +93,8 @@ fn veth(ctx: &TcContext, direction: Direction) -> i32 {
     match decide(attribution, Hook::Veth, direction, ctx.len(), false, exempt) {
         Verdict::NoOpinion | Verdict::Exempt(_) => TC_ACT_UNSPEC,
         Verdict::Drop => match attribution {
+            // What is sent back from there would be sent in the pod's namespace.
+            Attribution::Slot(_) if known.is_some() => TC_ACT_SHOT,
             Attribution::Slot(slot) => frame::answer(ctx, ifindex, slot, direction),
             Attribution::Nobody | Attribution::Unknown => TC_ACT_SHOT,
         },

@@ -14,7 +14,7 @@ use isolate_common::{
     Direction, Flow, FlowKey, NodeFacts, Passed, Policy, Window, calls, packet::Packet, state, window_at,
 };
 
-use crate::lookup::ENTRIES;
+use crate::lookup::{ENTRIES, host_end};
 
 #[map]
 static ISO_NODE: Array<NodeFacts> = Array::with_max_entries(1, 0);
@@ -50,8 +50,9 @@ pub(crate) fn passes(skb: *mut __sk_buff, slot: u32, policy: &Policy, packet: &P
     if let Direction::In = direction {
         // SAFETY: the kernel hands the program a valid __sk_buff.
         let made_here = unsafe { (*ctx.skb.skb).ingress_ifindex } == 0;
-        // The kernel itself ends connections whose socket is gone; all else must come from kubelet.
-        let needs_kubelet = calls(packet) || packet.payload != 0;
+        // The kernel itself ends connections whose socket is gone; all else must come from kubelet. A netkit device has
+        // forgotten by now where a packet came in.
+        let needs_kubelet = calls(packet) || packet.payload != 0 || host_end().is_some();
         if !made_here || (needs_kubelet && !is_from_kubelet(ctx)) {
             return false;
         }

@@ -37,6 +37,7 @@ mod limit;
 mod loopback;
 mod metrics;
 mod names;
+mod netkit;
 mod nri;
 mod powers;
 mod preview;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
         clsact::others(),
         v1::trials(),
         names::trials(),
+        netkit::trials(),
         nri::trials(),
         powers::trials(),
         preview::trials(),

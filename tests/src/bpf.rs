@@ -14,7 +14,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs},
 };
 
-use crate::{feature, netns::Netns, program};
+use crate::{feature, netdev, netns::Netns, program};
 
 /// A BPF object, by the id that the kernel gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,19 @@ pub fn tcx_chain(netns: &Netns, device: &str, direction: TcAttachType) -> Vec<St
         .enter(|| SchedClassifier::query_tcx(device, direction))
         .unwrap_or_else(|e| panic!("tcx of {device}: {e}"));
     programs.iter().map(|program| program.name_as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// The names of the programs in a netkit chain, by the primary device, first to last.
+pub fn netkit_chain(netns: &Netns, device: &str, place: program::Place) -> Vec<String> {
+    let index = netdev::index(netns, device);
+    let chain = netns.enter(|| program::chain(place, index));
+    let chain = chain.unwrap_or_else(|error| panic!("netkit programs of {device}: {error}"));
+    let loaded: Vec<_> = loaded_programs().flatten().collect();
+    let name = |id: u32| {
+        let program = loaded.iter().find(|program| program.id() == id);
+        program.and_then(|program| program.name_as_str().map(ToOwned::to_owned)).unwrap_or_default()
+    };
+    chain.into_iter().map(name).collect()
 }
 
 /// The program of a pinned link.

@@ -25,6 +25,7 @@ pub mod kubelet;
 pub mod launch;
 pub mod name;
 pub mod netdev;
+pub mod netkit;
 pub mod netns;
 pub mod node;
 pub mod nri;

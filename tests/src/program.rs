@@ -29,6 +29,10 @@ pub enum Place {
     TcxIngress,
     /// tcx egress.
     TcxEgress,
+    /// What the primary one of two netkit devices sends.
+    NetkitPrimary,
+    /// What its peer sends.
+    NetkitPeer,
     /// XDP, in generic mode.
     Xdp,
 }
@@ -38,6 +42,8 @@ impl Place {
         match self {
             Self::TcxIngress => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_TCX_INGRESS),
             Self::TcxEgress => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_TCX_EGRESS),
+            Self::NetkitPrimary => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_NETKIT_PRIMARY),
+            Self::NetkitPeer => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, bpf_attach_type::BPF_NETKIT_PEER),
             Self::Xdp => (bpf_prog_type::BPF_PROG_TYPE_XDP, bpf_attach_type::BPF_XDP),
         }
     }
@@ -111,6 +117,18 @@ pub fn attach_first(place: Place, ifindex: u32, program: &impl AsFd) -> io::Resu
     attr.link_create.attach_type = place.kind().1 as u32;
     attr.link_create.flags = if place == Place::Xdp { XDP_FLAGS_SKB_MODE } else { BPF_F_BEFORE };
     new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// Ids of the programs in a chain of an interface of this thread's namespace, first to last (the first 64).
+pub fn chain(place: Place, ifindex: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    let mut attr = none();
+    attr.query.attach_type = place.kind().1 as u32;
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = 64;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    Ok(ids.into_iter().take_while(|id| *id != 0).collect())
 }
 
 /// Attaches a `cgroup_skb` program to what a cgroup's sockets send, until the link is closed.

@@ -4,6 +4,7 @@ use std::io;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use futures_util::TryStreamExt as _;
+use isolate_common::DIRECTIONS;
 use rtnetlink::{
     Handle, new_connection,
     packet_route::{
@@ -17,6 +18,7 @@ use super::{
     Finding, kernel,
     programs::{Owner, Programs},
 };
+use crate::{enforce::netkit_programs, inventory::IfIndex};
 
 /// Why the interfaces cannot be told.
 #[derive(Debug, Error)]
@@ -43,8 +45,10 @@ enum Leads {
     Here,
     /// A veth whose other end the kernel does not name.
     Unknown,
-    /// A netkit device.
+    /// The primary one of a pair of netkit devices, the other one elsewhere.
     Netkit,
+    /// The other one of such a pair.
+    NetkitPeer,
 }
 
 pub(super) async fn examine() -> Vec<Finding> {
@@ -63,8 +67,17 @@ async fn look() -> Result<(Vec<Device>, Programs), InterfacesError> {
     let (connection, handle, _events) = new_connection().map_err(InterfacesError::Socket)?;
     let connection = tokio::spawn(connection);
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.map_err(InterfacesError::List)?;
-    let devices: Vec<Device> = links.iter().filter_map(device).collect();
+    let mut devices: Vec<Device> = links.iter().filter_map(device).collect();
     let mut programs = Programs::default();
+    for device in devices.iter_mut().filter(|device| device.leads == Leads::Netkit) {
+        for direction in DIRECTIONS {
+            match netkit_programs(IfIndex(device.index), direction) {
+                Ok(chain) => programs.chain(&device.name, &chain),
+                Err(error) if error.raw_os_error() == Some(libc::EACCES) => device.leads = Leads::NetkitPeer,
+                Err(error) => drop(programs.unanswered.insert(format!("{}: {error}", device.name))),
+            }
+        }
+    }
     for device in devices.iter().filter(|device| matches!(device.leads, Leads::Elsewhere | Leads::Unknown)) {
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
             let mut chain = tcx_programs(device, side, &mut programs);
@@ -93,7 +106,7 @@ fn device(link: &LinkMessage) -> Option<Device> {
     let elsewhere = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(0..)));
     let peer = attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Link(1..)));
     let leads = match kind {
-        InfoKind::Netkit => Leads::Netkit,
+        InfoKind::Netkit if elsewhere => Leads::Netkit,
         InfoKind::Veth if elsewhere => Leads::Elsewhere,
         InfoKind::Veth if peer => Leads::Here,
         InfoKind::Veth => Leads::Unknown,
@@ -163,11 +176,18 @@ fn tell(devices: &[Device], programs: &Programs) -> Vec<Finding> {
         ));
     }
     if count(Leads::Netkit) > 0 {
-        findings.push(Finding::warn(
+        findings.push(Finding::ok(
             "netkit",
-            names(Leads::Netkit),
-            "pods behind netkit devices have no veth hook: the cgroup hook cuts their sockets, raw frames and ARP pass",
-            "where that matters, configure the CNI to use veth (Cilium: bpf.datapathMode=veth)",
+            format!("{} into other namespaces", count(Leads::Netkit)),
+            "they can carry the veth hook at netkit's own attach points",
+        ));
+    }
+    if count(Leads::NetkitPeer) > 0 {
+        findings.push(Finding::warn(
+            "netkit-peers",
+            names(Leads::NetkitPeer),
+            "the primary device of these pairs is in the pod: the pods behind them are hooked inside only, and partly covered",
+            "have the CNI keep the primary device on the node, as Cilium does",
         ));
     }
     findings.push(others(programs));

@@ -233,7 +233,7 @@ fn behind_tcx(place: Place, programs: &mut Programs, state: LinkState) -> io::Re
     if state != LinkState::Holding {
         return Ok(state);
     }
-    match sys::tcx_programs(place.ifindex, chain) {
+    match sys::chain(place.ifindex, chain).map(|chain| chain.programs) {
         Ok(chain) if chain.iter().any(|id| !programs.are_ours(*id)) => Ok(LinkState::Behind),
         Ok(_) => Ok(state),
         Err(error) => match error.raw_os_error() {

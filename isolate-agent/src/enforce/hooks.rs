@@ -1,7 +1,7 @@
 //! The hooks, wherever they hang: the seam between the planner's actions and the ways to attach to an interface.
 //!
-//! Cgroup and LSM hooks are pinned links. Those on interfaces are tcx links or clsact filters, as the mechanism in use says;
-//! what the other mechanism has left is observed as well, replaced without a gap, and removed.
+//! Cgroup and LSM hooks are pinned links, and so are those on netkit devices. Those on other interfaces are tcx links or clsact
+//! filters, as the mechanism in use says; what the other mechanism has left is observed as well, replaced without a gap, and removed.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use isolate_common::{Ask, DIRECTIONS, Direction, Hook};
 
 use super::{
     EnforceError, Mended,
-    copies::VethCopies,
+    copies::{self, VethCopies},
     filters::Filters,
     links::{Links, Pin, note},
     maps::Maps,
@@ -74,7 +74,9 @@ impl Hooks {
         found.extend(self.filters.observe_netdevs(programs)?);
         self.may_have_filters = !found.is_empty();
         if self.mechanism == Mechanism::Clsact {
-            let links = observed.veth_links.values_mut().chain(observed.netdev_links.values_mut());
+            // netkit has no filters that could take a link's place.
+            let veths = observed.veth_links.iter_mut().filter(|((ifindex, _), _)| !self.links.is_netkit(*ifindex));
+            let links = veths.map(|(_, link)| link).chain(observed.netdev_links.values_mut());
             links.filter(|link| link.is_live()).for_each(|link| *link = LinkState::Stale);
         }
         for (pin, direction, state) in found {
@@ -149,6 +151,7 @@ impl Hooks {
     ) -> Result<(), EnforceError> {
         let failed = |source| EnforceError::Attach { hook: Hook::Veth, place: veth.name.clone(), source };
         match self.mechanism {
+            _ if veth.netkit.is_some() => self.link_netkit(maps, programs, veth, direction, observed)?,
             Mechanism::Tcx => {
                 self.link_veth(maps, programs, veth, direction, observed)?;
                 if self.may_have_filters {
@@ -164,6 +167,24 @@ impl Hooks {
             }
         }
         Ok(())
+    }
+
+    /// What goes into the pod meets a program that was loaded for this host end: its packets do not tell it.
+    fn link_netkit(
+        &mut self,
+        maps: &Maps,
+        programs: &Programs,
+        veth: &HostVeth,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        match direction {
+            Direction::In => {
+                let program = copies::of_host_end(maps, veth.ifindex)?;
+                self.links.attach_veth(program.as_fd(), veth, direction, observed)
+            }
+            Direction::Out => self.link_veth(maps, programs, veth, direction, observed),
+        }
     }
 
     /// tcx refuses a program that is in the chain already (`bpf_mprog_attach`, kernel/bpf/mprog.c): a displaced one is put in

@@ -1,7 +1,7 @@
-//! The pinned links, of cgroups and of tcx: attached, observed and detached by interface index and cgroup id.
+//! The pinned links, of cgroups, of tcx and of netkit: attached, observed and detached by interface index and cgroup id.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, File},
     io,
@@ -13,7 +13,8 @@ use std::{
 };
 
 use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_LSM_CGROUP, BPF_TCX_EGRESS, BPF_TCX_INGRESS,
+    self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_LSM_CGROUP, BPF_NETKIT_PEER, BPF_NETKIT_PRIMARY,
+    BPF_TCX_EGRESS, BPF_TCX_INGRESS,
 };
 use isolate_common::{Ask, DIRECTIONS, Direction, Hook};
 use rustix::process::{Resource, getrlimit};
@@ -22,7 +23,7 @@ use super::{
     EnforceError, Mended, netdev,
     object::Programs,
     pins,
-    sys::{self, Place, Target},
+    sys::{self, Chain, LinkFacts, Place, Target},
 };
 use crate::{
     fault,
@@ -39,6 +40,8 @@ pub(super) const NEXT: &str = "-next";
 pub(super) struct Links {
     folder: PathBuf,
     held: BTreeMap<(Pin, Direction), OwnedFd>,
+    /// Host ends that netkit links were seen on.
+    netkits: BTreeSet<IfIndex>,
     /// How many are held at most: half of the descriptors that this process may have.
     most: usize,
 }
@@ -126,11 +129,28 @@ const fn attach_type(hook: Hook, direction: Direction) -> bpf_attach_type {
     }
 }
 
+/// netkit runs what is attached where a frame is sent: what goes into the pod by the primary device, which is the host end, what
+/// comes out by the one inside. Both are attached through the host end.
+const fn attach_type_of(veth: &HostVeth, direction: Direction) -> bpf_attach_type {
+    match veth.netkit {
+        Some(_) => netkit_type(direction),
+        None => attach_type(Hook::Veth, direction),
+    }
+}
+
+const fn netkit_type(direction: Direction) -> bpf_attach_type {
+    match direction {
+        Direction::In => BPF_NETKIT_PRIMARY,
+        Direction::Out => BPF_NETKIT_PEER,
+    }
+}
+
 impl Links {
     /// Opens the folder, and ends what a crash has left half-way.
     pub(super) fn open(folder: &Path) -> Result<Self, EnforceError> {
         let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 2).ok());
-        let links = Self { folder: pins::links(folder), held: BTreeMap::new(), most: most.unwrap_or(usize::MAX) };
+        let most = most.unwrap_or(usize::MAX);
+        let links = Self { folder: pins::links(folder), held: BTreeMap::new(), netkits: BTreeSet::new(), most };
         for path in links.pinned()? {
             let name = path.file_name().and_then(OsStr::to_str);
             if let Some((pin, direction)) = name.and_then(|name| name.strip_suffix(NEXT)).and_then(Pin::read) {
@@ -177,22 +197,34 @@ impl Links {
 
     /// Looks at every pin.
     pub(super) fn observe(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
-        let mut held = BTreeMap::new();
+        let (mut held, mut netkits) = (BTreeMap::new(), BTreeSet::new());
         for path in self.pinned()? {
             let name = path.file_name().and_then(OsStr::to_str);
             let Some((pin, direction)) = name.and_then(Pin::read) else { continue };
-            let found = sys::obj_get(&path).and_then(|link| Ok((state(link.as_fd(), pin, direction, programs)?, link)));
-            let (state, link) = match found {
+            let found = sys::obj_get(&path).and_then(|link| {
+                let facts = sys::link_facts(link.as_fd())?;
+                Ok((facts, state(facts, pin, direction, programs)?, link))
+            });
+            let (facts, state, link) = match found {
                 Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|source| EnforceError::Pin { step: "read", path, source })?,
             };
             note(observed, pin, direction, Some(state));
+            if let (Pin::Veth(ifindex), Place::Netkit(_)) = (pin, facts.place) {
+                netkits.insert(ifindex);
+            }
             if held.len() < self.most {
                 held.insert((pin, direction), link);
             }
         }
         self.held = held;
+        self.netkits = netkits;
         Ok(())
+    }
+
+    /// Whether a netkit link was seen there.
+    pub(super) fn is_netkit(&self, ifindex: IfIndex) -> bool {
+        self.netkits.contains(&ifindex)
     }
 
     pub(super) fn attach_cgroup(
@@ -244,7 +276,7 @@ impl Links {
         direction: Direction,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        sys::link_create(program, Target::FirstOn(veth.ifindex.0), attach_type(Hook::Veth, direction))
+        sys::link_create(program, Target::FirstOn(veth.ifindex.0), attach_type_of(veth, direction))
             .and_then(|link| self.pin(link, Pin::Veth(veth.ifindex), direction))
             .map_err(|source| EnforceError::Attach { hook: Hook::Veth, place: veth.name.clone(), source })?;
         note(observed, Pin::Veth(veth.ifindex), direction, Some(LinkState::Holding));
@@ -366,7 +398,7 @@ pub(super) fn stand_by_veth(
     holds: bool,
 ) -> io::Result<OwnedFd> {
     let ours = holds.then(|| pins::links(folder).join(Pin::Veth(veth.ifindex).name(direction)));
-    stand_by(ours.as_deref(), program, veth.ifindex.0, attach_type(Hook::Veth, direction))
+    stand_by(ours.as_deref(), program, veth.ifindex.0, attach_type_of(veth, direction))
 }
 
 /// The same on an interface inside a pod's namespace.
@@ -391,6 +423,13 @@ fn stand_by(
     let Some(ours) = ours else { return sys::link_create(program, Target::FirstOn(ifindex), attach_type) };
     let ours = sys::obj_get(ours)?;
     sys::link_create(program, Target::Behind(ifindex, ours.as_fd()), attach_type)
+}
+
+/// The names of the programs that frames of a netkit pair meet in this direction, first to last. Errors with EACCES where the
+/// host end is not the primary device.
+pub fn netkit_programs(IfIndex(ifindex): IfIndex, direction: Direction) -> io::Result<Vec<String>> {
+    let name = |id: u32| sys::program_by_id(id).and_then(|program| Ok(sys::program_facts(program.as_fd())?.name));
+    sys::chain(ifindex, netkit_type(direction))?.programs.into_iter().map(name).collect()
 }
 
 /// Notes what is known of a link: its state, or that there is none any more.
@@ -426,27 +465,43 @@ pub(super) fn unpin(path: &Path) -> io::Result<()> {
     }
 }
 
-fn state(link: BorrowedFd<'_>, pin: Pin, direction: Direction, programs: &mut Programs) -> io::Result<LinkState> {
-    let facts = sys::link_facts(link)?;
+fn state(facts: LinkFacts, pin: Pin, direction: Direction, programs: &mut Programs) -> io::Result<LinkState> {
     let attached = match (pin, facts.place) {
         (Pin::Cgroup(CgroupId(id)) | Pin::Lsm(CgroupId(id), _), Place::Cgroup(found)) => id == found,
         (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found)) => index == found,
+        (Pin::Veth(_), Place::Netkit(found)) => netkit_type(direction) == found,
         _ => false,
     };
-    match pin {
+    match (pin, facts.place) {
         _ if !attached || !programs.are_ours(facts.program) => Ok(LinkState::Defunct),
-        Pin::Veth(IfIndex(index)) => chain_state(index, facts.program, direction),
-        Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Lsm(..) => Ok(LinkState::Holding),
+        (Pin::Veth(IfIndex(index)), Place::Netkit(point)) => in_chain(index, point, |chain| {
+            let is_whole = chain.links.len() < sys::LISTED;
+            chain.links.iter().position(|id| *id == facts.id).or_else(|| (!is_whole).then_some(sys::LISTED))
+        }),
+        (Pin::Veth(IfIndex(index)), _) => in_chain(index, attach_type(Hook::Veth, direction), |chain| {
+            // It is attached there, though there may be too many before it to be listed.
+            Some(chain.programs.iter().position(|id| *id == facts.program).unwrap_or(chain.programs.len()))
+        }),
+        (Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Lsm(..), _) => Ok(LinkState::Holding),
     }
 }
 
-fn chain_state(ifindex: u32, program: u32, direction: Direction) -> io::Result<LinkState> {
-    match sys::tcx_programs(ifindex, attach_type(Hook::Veth, direction)) {
-        // The device went away between the two looks.
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(LinkState::Defunct),
+fn in_chain(
+    ifindex: u32,
+    attach_type: bpf_attach_type,
+    position: impl FnOnce(&Chain) -> Option<usize>,
+) -> io::Result<LinkState> {
+    match sys::chain(ifindex, attach_type) {
+        // The device went away between the two looks, or is another one by now.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EACCES)) => {
+            Ok(LinkState::Defunct)
+        }
         Err(error) => Err(error),
-        Ok(chain) if chain.first() == Some(&program) => Ok(LinkState::Holding),
-        Ok(_) => Ok(LinkState::Displaced),
+        Ok(chain) => Ok(match position(&chain) {
+            Some(0) => LinkState::Holding,
+            Some(_) => LinkState::Displaced,
+            None => LinkState::Defunct,
+        }),
     }
 }
 

@@ -48,7 +48,7 @@ impl Mechanism {
 
 /// Whether the kernel has tcx (since 6.6, commit e420bed02507). Asks what is on the loopback interface; attaches nothing.
 pub fn has_tcx() -> io::Result<bool> {
-    match sys::tcx_programs(LOOPBACK, BPF_TCX_INGRESS) {
+    match sys::chain(LOOPBACK, BPF_TCX_INGRESS) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
         Err(error) => Err(error),

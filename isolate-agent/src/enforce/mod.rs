@@ -35,6 +35,7 @@ use thiserror::Error;
 pub(crate) use self::netdev::{namespace, within};
 pub use self::{
     guard::{Guard, Post, Standing},
+    links::netkit_programs,
     log::KernelLog,
     mechanism::{Mechanism, has_clsact, has_tcx},
     object::lsm_refusal,
@@ -309,7 +310,7 @@ impl Enforcer {
             }
             Action::DetachNetdev(key, direction) => self.hooks.detach_netdev(*key, *direction, observed),
             Action::DetachCgroup(id, direction) => self.hooks.detach_cgroup(*id, *direction, observed),
-            Action::DetachVeth(ifindex, direction) => {
+            Action::DetachVeth(ifindex, direction) | Action::DisarmVeth(ifindex, direction) => {
                 self.hooks.detach_veth(&self.programs, *ifindex, *direction, observed)
             }
             Action::AttachLsm(place, ask) => {

@@ -12,10 +12,10 @@ use std::{
     thread,
 };
 
-use isolate_common::{Direction, names};
+use isolate_common::Direction;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{EnforceError, maps::Maps, object};
+use super::{EnforceError, copies, maps::Maps};
 use crate::{inventory::Way, observed::Slot, plan::NetdevPlace};
 
 /// Where `ip netns` and the runtimes name namespaces.
@@ -31,7 +31,7 @@ impl NetdevPrograms {
     /// The program for a slot and direction, loaded if it is not the one of last time.
     pub(super) fn of(&mut self, maps: &Maps, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != slot) {
-            let programs = object::copies(maps, slot, [names::NETDEV_IN, names::NETDEV_OUT])?;
+            let programs = copies::of_slot(maps, slot)?;
             self.last = Some((slot, programs));
         }
         let (_, programs) = self.last.as_ref().expect("it was set above");

@@ -27,7 +27,7 @@ use super::{
     maps::Maps,
     pins, sys, upgrade,
 };
-use crate::{fault, observed::Slot};
+use crate::{fault, inventory::IfIndex, observed::Slot};
 
 /// The compiled isolate-ebpf; empty in a build that did not have it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/isolate-ebpf"));
@@ -188,11 +188,17 @@ fn load_lsm(object: &mut Ebpf, ask: Ask, btf: &Btf) -> Result<OwnedFd, EnforceEr
     fd.as_fd().try_clone_to_owned().map_err(load_error)
 }
 
-/// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`.
+/// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`, those of the veth hook
+/// for a host end, if its packets do not tell it.
 ///
 /// Not with aya's loader, which reads and parses the BTF of the whole kernel each time, and none of these programs is
 /// relocated by it: that would be most of the time that isolating a pod takes.
-pub(super) fn copies<const N: usize>(maps: &Maps, slot: Slot, names: [&str; N]) -> Result<[OwnedFd; N], EnforceError> {
+pub(super) fn copies<const N: usize>(
+    maps: &Maps,
+    slot: Slot,
+    host_end: IfIndex,
+    names: [&str; N],
+) -> Result<[OwnedFd; N], EnforceError> {
     if OBJECT.is_empty() {
         return Err(EnforceError::NoObject);
     }
@@ -202,8 +208,10 @@ pub(super) fn copies<const N: usize>(maps: &Maps, slot: Slot, names: [&str; N]) 
         object.functions.remove(&guard.function_key());
         object.maps.remove(names::PROBES);
     }
-    let slot = slot.0.to_ne_bytes();
-    object.patch_map_data([(names::NETDEV_SLOT, (slot.as_slice(), true))].into()).map_err(load_error)?;
+    let (slot, host_end) = (slot.0.to_ne_bytes(), host_end.0.to_ne_bytes());
+    let constants = [(names::NETDEV_SLOT, &slot), (names::HOST_END, &host_end)];
+    let constants = constants.map(|(name, value)| (name, (value.as_slice(), true)));
+    object.patch_map_data(constants.into()).map_err(load_error)?;
     let mut constants = Vec::new();
     let mut used = Vec::new();
     for (name, map) in &object.maps.clone() {

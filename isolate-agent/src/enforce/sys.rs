@@ -34,6 +34,8 @@ pub(super) enum Target<'fd> {
 /// What a link says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkFacts {
+    /// Its id; no other link ever gets it.
+    pub(super) id: u32,
     /// Id of its program.
     pub(super) program: u32,
     /// What it is attached to.
@@ -45,6 +47,9 @@ pub(super) struct LinkFacts {
 pub(super) enum Place {
     /// An interface, by index.
     Interface(u32),
+    /// A pair of netkit devices, at this attach point. The kernel tells the index of the device whose frames it sees, which for
+    /// what comes out of the pod is the one inside; the chain of the host end tells whether the link is there.
+    Netkit(bpf_attach_type),
     /// A cgroup, by id.
     Cgroup(u64),
     /// Nothing any more: its interface or cgroup is gone. (The kernel reports index or id 0.)
@@ -163,7 +168,8 @@ pub(super) fn classifier_load(name: &str, instructions: &[bpf_insn], license: &C
 /// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.
 ///
 /// A cgroup link always coexists with others and takes no flags. On an interface ours goes before all programs that
-/// are there; on kernels without tcx (before 6.6, commit e420bed02507) this fails with EINVAL.
+/// are there; on kernels without tcx (before 6.6, commit e420bed02507) this fails with EINVAL. netkit (6.7, commit
+/// 35dfaad7188c) takes the same fields, and only for the primary device of a pair (EACCES).
 pub(super) fn link_create(
     program: BorrowedFd<'_>,
     target: Target<'_>,
@@ -249,6 +255,14 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
             0 => Place::Nowhere,
             ifindex => Place::Interface(ifindex),
         }
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_NETKIT as u32 {
+        // SAFETY: the kernel fills this member for links of this type.
+        let netkit = unsafe { info.__bindgen_anon_1.netkit };
+        let points = [bpf_attach_type::BPF_NETKIT_PRIMARY, bpf_attach_type::BPF_NETKIT_PEER];
+        match points.into_iter().find(|point| *point as u32 == netkit.attach_type) {
+            Some(point) if netkit.ifindex != 0 => Place::Netkit(point),
+            _ => Place::Nowhere,
+        }
     } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
         // SAFETY: the kernel fills this member for links of this type.
         match unsafe { info.__bindgen_anon_1.cgroup.cgroup_id } {
@@ -258,7 +272,7 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     } else {
         Place::Nowhere
     };
-    Ok(LinkFacts { program: info.prog_id, place })
+    Ok(LinkFacts { id: info.id, program: info.prog_id, place })
 }
 
 /// What a program says of itself.
@@ -266,6 +280,8 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
 pub(super) struct ProgramFacts {
     /// Its id; no other program ever gets it.
     pub(super) id: u32,
+    /// What the kernel keeps of its name.
+    pub(super) name: String,
     /// Ids of the maps that it uses.
     pub(super) maps: Vec<u32>,
 }
@@ -292,22 +308,38 @@ pub(super) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts>
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     let used = usize::try_from(info.nr_map_ids).map_err(io::Error::other)?.min(MOST_MAPS);
-    Ok(ProgramFacts { id: info.id, maps: maps[..used].to_vec() })
+    let name: Vec<u8> = info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    Ok(ProgramFacts { id: info.id, name: String::from_utf8_lossy(&name).into_owned(), maps: maps[..used].to_vec() })
 }
 
-/// `BPF_PROG_QUERY` on a tcx hook: ids of the programs there, in the order in which they run (the first 64).
-pub(super) fn tcx_programs(ifindex: u32, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
-    let mut ids = [0_u32; 64];
+/// As many as are listed of a chain.
+pub(super) const LISTED: usize = 64;
+
+/// What stands in one chain of an interface, in the order in which it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// Ids of the programs.
+    pub(super) programs: Vec<u32>,
+    /// Ids of their links; 0 for a program that is attached without one.
+    pub(super) links: Vec<u32>,
+}
+
+/// `BPF_PROG_QUERY` on a chain of tcx or of netkit.
+pub(super) fn chain(ifindex: u32, attach_type: bpf_attach_type) -> io::Result<Chain> {
+    let (mut programs, mut links) = ([0_u32; LISTED], [0_u32; LISTED]);
     let mut attr = zeroed();
     attr.query.attach_type = attach_type as u32;
     attr.query.__bindgen_anon_1.target_ifindex = ifindex;
-    attr.query.prog_ids = ids.as_mut_ptr() as u64;
-    attr.query.__bindgen_anon_2.count = 64;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = u32::try_from(LISTED).expect("a handful");
     match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
         // With more than fit, the kernel has copied as many as do (bpf_mprog_query, kernel/bpf/mprog.c).
         Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    Ok(ids.into_iter().take_while(|id| *id != 0).collect())
+    let programs: Vec<u32> = programs.into_iter().take_while(|id| *id != 0).collect();
+    let links = links[..programs.len()].to_vec();
+    Ok(Chain { programs, links })
 }

@@ -13,13 +13,15 @@ use std::{
 };
 
 use aya::{maps::MapInfo, util::nr_cpus};
+use aya_obj::generated::bpf_attach_type::BPF_NETKIT_PRIMARY;
 use isolate_common::names;
 
 use super::{
     EnforceError, Enforcer,
-    copies::VethCopies,
+    copies::{self, VethCopies},
     links::{Links, Pin, unpin},
-    pins, sys,
+    pins,
+    sys::{self, Place},
 };
 use crate::fault;
 
@@ -144,16 +146,22 @@ impl Enforcer {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
             let older = |source| EnforceError::Older { what: "a hook", path: path.clone(), source };
             let link = sys::obj_get(&path).map_err(older)?;
-            if sys::link_facts(link.as_fd()).map_err(older)?.place == sys::Place::Nowhere {
+            let place = sys::link_facts(link.as_fd()).map_err(older)?.place;
+            if place == Place::Nowhere {
                 unpin(&path).map_err(older)?;
                 continue;
             }
             let unknown = || older(io::Error::other("it is a hook that this agent does not know"));
             let (pin, direction) = Pin::read(&name).ok_or_else(unknown)?;
+            let of_host_end;
             let program = match pin {
                 // It refuses whatever its maps say; the next pass puts this agent's in its place.
                 Pin::Lsm(..) => None,
                 Pin::Cgroup(_) => Some(self.programs.cgroup(direction).fd.as_fd()),
+                Pin::Veth(ifindex) if place == Place::Netkit(BPF_NETKIT_PRIMARY) => {
+                    of_host_end = copies::of_host_end(&self.maps, ifindex)?;
+                    Some(of_host_end.as_fd())
+                }
                 Pin::Veth(_) => Some(self.programs.veth(direction).fd.as_fd()),
                 Pin::Netdev(key) => Some(self.netdev.of(&self.maps, key.slot, direction)?.as_fd()),
             };

@@ -2,10 +2,15 @@
 //!
 //! The attributes come from namespaces that a hostile pod owns: a name may be any bytes, and a kernel may send
 //! attributes that no library knows yet. A decoder that refuses a whole message for one of them would hide the
-//! interface, so this one reads the seven that matter and leaves the rest alone.
+//! interface, so this one reads the few that matter and leaves the rest alone.
 
-use isolate_common::Mac;
+use isolate_common::{Direction, Mac};
 use netlink_packet_core::{NlaBuffer, NlasIterator};
+
+use super::Netkit;
+
+/// The kind of a netkit device.
+pub(super) const NETKIT: &str = "netkit";
 
 const HEADER_BYTES: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
@@ -15,6 +20,12 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+/// Attributes of a netkit device and the policy "drop" (`NETKIT_DROP`), `linux/if_link.h`.
+const IFLA_NETKIT_PRIMARY: u16 = 2;
+const IFLA_NETKIT_POLICY: u16 = 3;
+const IFLA_NETKIT_PEER_POLICY: u16 = 4;
+const DROP: [u8; 4] = 2_u32.to_ne_bytes();
 const IFF_LOOPBACK: u32 = 1 << 3;
 
 /// A link as the kernel describes it.
@@ -31,6 +42,9 @@ pub(super) struct Link {
     pub(super) loopback: bool,
     /// Its hardware address, if that is one of Ethernet.
     pub(super) mac: Option<Mac>,
+    /// Of the primary one of two netkit devices: what it does without programs. What goes into the pod is sent by it, what
+    /// comes out by its peer.
+    pub(super) netkit: Option<Netkit>,
     /// Index of the bridge (or the like) that it is a port of.
     pub(super) master: Option<u32>,
 }
@@ -63,13 +77,32 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
             IFLA_LINK => link.peer = number(&attribute).map(u32::from_ne_bytes),
             IFLA_LINK_NETNSID => link.peer_nsid = number(&attribute).map(i32::from_ne_bytes),
             IFLA_LINKINFO => {
-                let mut info = NlasIterator::new(attribute.value()).map_while(Result::ok);
-                link.kind = info.find(|nested| nested.kind() == IFLA_INFO_KIND).map(|nested| text(nested.value()));
+                let info = || NlasIterator::new(attribute.value()).map_while(Result::ok);
+                link.kind = info().find(|nested| nested.kind() == IFLA_INFO_KIND).map(|nested| text(nested.value()));
+                if link.kind.as_deref() == Some(NETKIT) {
+                    let data = info().find(|nested| nested.kind() == IFLA_INFO_DATA);
+                    link.netkit = data.and_then(|data| primary(data.value()));
+                }
             }
             _ => {}
         }
     }
     Some(link)
+}
+
+/// None for the other one of the two.
+fn primary(data: &[u8]) -> Option<Netkit> {
+    let mut is_primary = false;
+    let mut netkit = Netkit::default();
+    for attribute in NlasIterator::new(data).map_while(Result::ok) {
+        match attribute.kind() {
+            IFLA_NETKIT_PRIMARY => is_primary = attribute.value() == [1],
+            IFLA_NETKIT_POLICY => netkit.blackhole[Direction::In as usize] = attribute.value() == DROP,
+            IFLA_NETKIT_PEER_POLICY => netkit.blackhole[Direction::Out as usize] = attribute.value() == DROP,
+            _ => {}
+        }
+    }
+    is_primary.then_some(netkit)
 }
 
 fn number(attribute: &NlaBuffer<&[u8]>) -> Option<[u8; 4]> {
@@ -100,6 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn of_two_netkit_devices_the_primary_one_is_told() {
+        let netkit = |primary: u8| {
+            let data = [
+                attribute(IFLA_NETKIT_PRIMARY, &[primary]),
+                attribute(IFLA_NETKIT_POLICY, &0_u32.to_ne_bytes()),
+                attribute(5, &1_u32.to_ne_bytes()),
+                attribute(IFLA_NETKIT_PEER_POLICY, &DROP),
+            ];
+            let info = [attribute(IFLA_INFO_KIND, b"netkit\0"), attribute(IFLA_INFO_DATA, &data.concat())].concat();
+            decode(&message(0, &[attribute(IFLA_LINKINFO, &info)])).expect("it is whole").netkit
+        };
+        assert_eq!(netkit(1), Some(Netkit { blackhole: [false, true] }));
+        assert_eq!(netkit(0), None);
+    }
+
+    #[test]
     fn a_veth_with_a_hostile_name_and_unknown_attributes_is_seen() {
         let veth = message(
             0,
@@ -119,6 +168,7 @@ mod tests {
             kind: Some("veth".to_owned()),
             peer: Some(12),
             peer_nsid: Some(3),
+            netkit: None,
             loopback: false,
             mac: Some([2, 0, 0, 0, 0, 1]),
             master: Some(5),

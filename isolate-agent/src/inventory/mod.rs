@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
 };
 
-use isolate_common::{Mac, packet::Address};
+use isolate_common::{Direction, Mac, packet::Address};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -218,13 +218,30 @@ impl Way {
     }
 }
 
-/// The host end of a pod's veth.
+/// The host end of a pod's veth, or of its pair of netkit devices.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostVeth {
     /// Its index in the node's network namespace.
     pub ifindex: IfIndex,
     /// Its name there.
     pub name: String,
+    /// What netkit tells of it; none for a veth.
+    pub netkit: Option<Netkit>,
+}
+
+impl HostVeth {
+    /// Whether it drops by itself what goes in this direction, as long as no program is attached there. One that has no opinion
+    /// opens it then (`netkit_run`, drivers/net/netkit.c), so ours must not stand there for a pod that nobody isolates.
+    pub fn is_blackhole(&self, direction: Direction) -> bool {
+        self.netkit.as_ref().is_some_and(|netkit| netkit.blackhole[direction as usize])
+    }
+}
+
+/// A pair of netkit devices whose primary one is the host end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Netkit {
+    /// Whether its policy is to drop, by direction.
+    pub blackhole: [bool; 2],
 }
 
 /// A pod whose isolation would cut off the one who isolates.

@@ -8,7 +8,10 @@ use std::{
 use isolate_common::{mapped, packet::Address};
 
 use super::{
-    Ends, HostVeth, IfIndex, Inside, Interface, InventoryError, Taken, link::Link, netlink::Netlink, process::Netns,
+    Ends, HostVeth, IfIndex, Inside, Interface, InventoryError, Taken,
+    link::{Link, NETKIT},
+    netlink::Netlink,
+    process::Netns,
 };
 
 const VETH: &str = "veth";
@@ -16,7 +19,7 @@ const VETH: &str = "veth";
 const MAX_ADDRESSES: usize = 1024;
 
 /// Kinds that reach the world only through other links of the namespace in which they, or their lower links, live.
-const STANDING_ON_OTHERS: [&str; 25] = [
+const STANDING_ON_OTHERS: [&str; 26] = [
     "bond",
     "bridge",
     "dummy",
@@ -34,6 +37,7 @@ const STANDING_ON_OTHERS: [&str; 25] = [
     "ipvtap",
     "macvlan",
     "macvtap",
+    "netkit",
     "nlmon",
     "sit",
     "team",
@@ -152,21 +156,22 @@ pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
 }
 
 /// The node's own links say which host veths a namespace has; the pod's, among which it can put what it likes, only
-/// add names and what has no host end.
+/// add names and what has no host end. Of two netkit devices only the primary one is a host end: programs are attached through
+/// it, and a pod that has it itself is cut inside.
 fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside) -> Vec<Exit> {
-    let mut ends: Vec<&Link> = node.iter().filter(|link| is_veth(link) && link.peer_nsid == Some(nsid)).collect();
+    let mut ends: Vec<&Link> = node.iter().filter(|link| is_paired(link) && link.peer_nsid == Some(nsid)).collect();
     let mut exits = Vec::new();
     for link in inside.iter().filter(|link| !link.loopback) {
-        let end = ends.iter().position(|end| is_veth(link) && end.peer == Some(link.index));
-        let host = end.map(|at| host_veth(ends.swap_remove(at)));
+        let end = ends.iter().position(|end| end.kind == link.kind && end.peer == Some(link.index));
+        let end = end.map(|at| ends.swap_remove(at));
         let kind = link.kind.as_deref();
         let stays = link.peer_nsid.is_none() && kind.is_some_and(|kind| STANDING_ON_OTHERS.contains(&kind));
-        if host.is_some() || !stays {
+        if end.is_some() || !stays {
             let kind = kind.unwrap_or("unknown").to_owned();
             let interface = Interface {
                 name: link.name.clone(),
                 kind,
-                host,
+                host: end.and_then(host_end),
                 inside: (link.index != 0).then(|| place(link.index)),
                 claimed: false,
             };
@@ -176,8 +181,8 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
     exits.extend(ends.into_iter().map(|end| Exit {
         interface: Interface {
             name: "?".to_owned(),
-            kind: VETH.to_owned(),
-            host: Some(host_veth(end)),
+            kind: end.kind.clone().unwrap_or_default(),
+            host: host_end(end),
             inside: None,
             claimed: false,
         },
@@ -187,22 +192,24 @@ fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside
     exits
 }
 
-fn is_veth(link: &Link) -> bool {
-    is_kind(link, VETH)
+/// Whether it is one of two devices of which each gets what the other sends.
+fn is_paired(link: &Link) -> bool {
+    is_kind(link, VETH) || is_kind(link, NETKIT)
 }
 
 fn is_kind(link: &Link, kind: &str) -> bool {
     link.kind.as_deref() == Some(kind)
 }
 
-fn host_veth(link: &Link) -> HostVeth {
-    HostVeth { ifindex: IfIndex(link.index), name: link.name.clone() }
+fn host_end(link: &Link) -> Option<HostVeth> {
+    let has_hooks = link.netkit.is_some() || is_kind(link, VETH);
+    has_hooks.then(|| HostVeth { ifindex: IfIndex(link.index), name: link.name.clone(), netkit: link.netkit.clone() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Way;
+    use crate::inventory::{Netkit, Way};
 
     fn link(index: u32, name: &str, kind: Option<&str>, peer: Option<(u32, Option<i32>)>) -> Link {
         Link {
@@ -268,6 +275,27 @@ mod tests {
         let listed = join(5, &inside, &[], place);
         let listed: Vec<_> = listed.iter().map(|exit| exit.interface.name.as_str()).collect();
         assert_eq!(listed, ["net1", "sriov", "nk", "tunl9", "wg0"]);
+    }
+
+    #[test]
+    fn a_netkit_pair_has_a_host_end_where_the_primary_one_is() {
+        let netkit = |index, name, peer, netkit| Link { netkit, ..link(index, name, Some("netkit"), Some(peer)) };
+        let drops_out = Netkit { blackhole: [false, true] };
+        let node = [
+            netkit(10, "lxc1", (2, Some(5)), Some(drops_out.clone())),
+            netkit(11, "peer", (3, Some(5)), None),
+            link(12, "veth-a", Some("veth"), Some((3, Some(5)))),
+        ];
+        let inside = [
+            netkit(2, "eth0", (10, Some(0)), None),
+            netkit(3, "eth1", (11, Some(0)), Some(Netkit::default())),
+            netkit(4, "pair0", (5, None), None),
+            netkit(5, "pair1", (4, None), Some(Netkit::default())),
+        ];
+        let exits = join(5, &inside, &node, place);
+        assert_eq!(names(&exits), [("eth0", "netkit", Some(10)), ("eth1", "netkit", None), ("?", "veth", Some(12))]);
+        assert_eq!(names(&join(5, &[], &node[1..2], place)), [("?", "netkit", None)], "a list that hides it");
+        assert_eq!(exits[0].interface.host.as_ref().and_then(|host| host.netkit.clone()), Some(drops_out));
     }
 
     #[test]

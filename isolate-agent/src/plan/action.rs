@@ -52,6 +52,9 @@ pub enum Action {
     DetachNetdev(NetdevKey, Direction),
     /// Detaches the cgroup hook, or collects its pin.
     DetachCgroup(CgroupId, Direction),
+    /// Detaches the veth hook of a pod that is released from a side of its netkit device that drops by itself: alone there,
+    /// ours would open it.
+    DisarmVeth(IfIndex, Direction),
     /// Forgets a cgroup.
     DropCgroupKey(CgroupId),
     /// Forgets a host veth: an armed one passes frames again.
@@ -140,8 +143,10 @@ impl Action {
             Self::DropVethKey(_) => "DropVethKey",
             Self::NarrowGate(_) => "NarrowGate",
             Self::Vacate(_) => "Vacate",
+            // Only on netkit devices that drop by themselves, before the key goes.
+            Self::DisarmVeth(..)
             // Only where the kernel takes LSM programs, beside the other hooks.
-            Self::AttachLsm(..)
+            | Self::AttachLsm(..)
             | Self::DetachLsm(..)
             // Given last and taken first: without them less passes.
             | Self::DropAllowed(..)

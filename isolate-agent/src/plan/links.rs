@@ -55,7 +55,8 @@ fn addresses(fixed: &LinkFacts, seen: Option<&Ends>, assigned: &[Address]) -> [A
 
 /// The marks of what is nobody else's.
 fn sole(facts: &LinkFacts, others: &Others<'_>) -> u32 {
-    if others.have_mac(facts.pod) {
+    // Between netkit devices of mode l3 there are none, and nobody asks for them.
+    if facts.pod != Mac::default() && others.have_mac(facts.pod) {
         return 0;
     }
     let places = facts.addresses.iter().enumerate();

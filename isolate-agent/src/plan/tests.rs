@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     allow::{self, Allow, Range},
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::{Ends, PodCgroup, Taken, Way},
+    inventory::{Ends, Netkit, PodCgroup, Taken, Way},
 };
 
 const PODS: u8 = 5;
@@ -53,7 +53,9 @@ fn facts(ifindex: u32) -> LinkFacts {
 }
 
 fn veth(ifindex: u32) -> Interface {
-    let host = Some(HostVeth { ifindex: IfIndex(ifindex), name: format!("veth{ifindex}") });
+    // Some are netkit devices that drop by themselves, both ways or one.
+    let netkit = ifindex.is_multiple_of(3).then(|| Netkit { blackhole: [ifindex.is_multiple_of(2), true] });
+    let host = Some(HostVeth { ifindex: IfIndex(ifindex), name: format!("veth{ifindex}"), netkit });
     let inside = Some(Inside { namespace: 7, index: ifindex + 100, way: Way::Process(1) });
     Interface { name: "eth0".into(), kind: "veth".into(), host, inside, claimed: false }
 }
@@ -131,7 +133,7 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         Action::DropAllowed(slot, range) => {
             kernel.allowed.remove(&(*slot, *range));
         }
-        Action::DetachVeth(ifindex, direction) => {
+        Action::DetachVeth(ifindex, direction) | Action::DisarmVeth(ifindex, direction) => {
             kernel.veth_links.remove(&(*ifindex, *direction));
         }
     }
@@ -364,6 +366,31 @@ proptest! {
         }
     }
 
+    /// Ours alone on a side that drops by itself would open it; with a key it drops.
+    #[test]
+    fn what_drops_by_itself_is_not_opened(mut node in nodes()) {
+        let opened = |node: &Node| -> BTreeSet<(IfIndex, Direction)> {
+            let veths = node.inventory.pods.values().flat_map(Pod::host_veths);
+            let sides = veths.flat_map(|veth| DIRECTIONS.into_iter().map(move |direction| (veth, direction)));
+            let sides = sides.filter(|(veth, direction)| veth.is_blackhole(*direction));
+            let sides = sides.map(|(veth, direction)| (veth.ifindex, direction));
+            let is_open = |side: &(IfIndex, Direction)| {
+                node.kernel.veth_links.get(side).is_some_and(|link| link.is_live())
+                    && !node.kernel.veth_keys.contains_key(&side.0)
+            };
+            sides.filter(is_open).collect()
+        };
+        let before = opened(&node);
+        let plan = node.view().plan();
+        for action in plan.enforce.iter().chain(&plan.arm) {
+            carry_out(&mut node.kernel, action);
+            prop_assert!(opened(&node).is_subset(&before), "{action:?}");
+        }
+        let healthy = |side: &&(IfIndex, Direction)| !node.desired_owner(owns_veth(side.0));
+        let left = opened(&node);
+        prop_assert_eq!(left.iter().find(healthy), None);
+    }
+
     #[test]
     fn nobody_else_is_cut(mut node in nodes()) {
         let before = node.clone();
@@ -538,8 +565,13 @@ proptest! {
         let (plan, before) = (claiming.view().plan(), node.view().plan());
         let releases = |action: &&Action| **action >= Action::DetachNetdev(NetdevKey { slot: Slot(0), namespace: 0, index: 0 }, Direction::In);
         for action in plan.enforce.iter().filter(releases) {
-            // The gate follows the pods' levels, of which a claim has none.
-            prop_assert!(before.enforce.contains(action), "{:?}", action);
+            // The gate follows the pods' levels, of which a claim has none. What kind of device a released key was for is known
+            // only of a pod that has it.
+            let known = match action {
+                Action::DisarmVeth(ifindex, _) => &Action::DropVethKey(*ifindex),
+                other => other,
+            };
+            prop_assert!(before.enforce.contains(known), "{:?}", action);
         }
         let healthy = |owns: &dyn Fn(&Pod) -> bool| {
             claiming.inventory.pods.values().filter(|pod| !claiming.desired.contains_key(&pod.uid)).any(owns)

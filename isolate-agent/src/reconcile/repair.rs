@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn repair(known: Option<LinkState>, found: Option<LinkState>) -> Option<Repair> {
-        let attach = Action::AttachVeth(HostVeth { ifindex: VETH, name: "veth7".into() }, Direction::In);
+        let attach = Action::AttachVeth(HostVeth { ifindex: VETH, name: "veth7".into(), netkit: None }, Direction::In);
         let nobody = Inventory::default();
         let (known, found) = (kernel(known), kernel(found));
         Before { known: &known, found: &found, inventories: [&nobody, &nobody] }.repair(&attach)

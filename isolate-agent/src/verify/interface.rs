@@ -42,6 +42,12 @@ impl Probe<'_> {
     pub(super) fn send(&self, hook: Hook, direction: Direction) -> Result<Evidence, String> {
         let place = self.place();
         match (hook, direction, &self.interface.host) {
+            (Hook::Veth, Direction::Out, Some(veth)) if veth.netkit.is_some() => {
+                self.out_of_netkit(veth, place.as_ref())
+            }
+            (Hook::Netdev, Direction::In, Some(veth)) if veth.netkit.is_some() => {
+                Err("only bpf_redirect_peer comes to it past the programs of a netkit device".to_owned())
+            }
             (Hook::Veth, Direction::Out, Some(veth)) => self.out_of_the_pod(veth, place.as_ref()),
             (Hook::Veth, Direction::In, Some(veth)) => self.toward_the_pod(veth, place.as_ref()),
             (Hook::Netdev, Direction::In, Some(veth)) => self.past_the_host_end(veth, place.as_ref()),
@@ -73,6 +79,18 @@ impl Probe<'_> {
             let sender = within(place, || Sender::new(place.key.index, true)).map_err(said("a socket in the pod"))?;
             let sent = self.through(&sender, to, Direction::Out)?;
             Ok((sent.all(), tap.count(sent.gone, PATIENCE)))
+        })
+    }
+
+    /// From a packet socket inside the pod: a netkit device runs its programs while it sends, and so the kernel tells the sender
+    /// whether one dropped the frame.
+    fn out_of_netkit(&self, veth: &HostVeth, place: Option<&NetdevPlace>) -> Result<Evidence, String> {
+        let place = known(place)?;
+        self.guarded(Post::Veth(veth), Direction::Out, || {
+            let to = Sender::new(veth.ifindex.0, false).map_err(said("the host end"))?.address;
+            let sender = within(place, || Sender::new(place.key.index, true)).map_err(said("a socket in the pod"))?;
+            let sent = self.through(&sender, to, Direction::Out)?;
+            Ok((sent.all(), sent.refused))
         })
     }
 

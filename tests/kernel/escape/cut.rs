@@ -109,7 +109,7 @@ impl Cut {
             Self::NftNetdev => nft(scene, "delete table netdev isolate\n"),
             Self::LinkDown => {
                 links(scene, "up");
-                if setting == Setting::Routed {
+                if setting.is_routed() {
                     routes(scene);
                 }
             }

@@ -166,7 +166,7 @@ fn answered(s: &Stage, mark: &Mark) -> bool {
 }
 
 /// With a program on the neighbour's veth that forwards everything into the pod, as Cilium's host routing does.
-fn redirected(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {
+pub(super) fn redirected(s: &Stage, attempt: impl FnOnce(&Stage) -> Result<bool, Halt>) -> Result<bool, Halt> {
     let (from, to) = (&s.scene.neighbour.host_veths()[0], &s.scene.web.host_veths()[0]);
     match program::redirect_peer(s.scene.node.netns(), from, to) {
         Ok(_link) => attempt(s),

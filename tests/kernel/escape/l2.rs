@@ -147,7 +147,7 @@ fn broadcast(s: &Stage, mark: &Mark, ethertype: u16) -> Result<bool, Halt> {
     to(s, mark, Mac::BROADCAST, ethertype)
 }
 
-fn through(s: &Stage, mark: &Mark, ring: Ring) -> Result<bool, Halt> {
+pub(super) fn through(s: &Stage, mark: &Mark, ring: Ring) -> Result<bool, Halt> {
     let frame = ethernet(s.neighbour().mac, s.victim().mac, EXPERIMENT, mark.bytes());
     s.raw(Raw::SendThrough(ring, "eth0".to_owned(), frame))?;
     Ok(s.arrives(mark))

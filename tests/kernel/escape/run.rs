@@ -4,7 +4,7 @@ use std::env;
 
 use isolate_tests::{
     frame::Mark,
-    launch, netdev,
+    launch, netdev, netkit,
     pod::{Link, Spec},
 };
 
@@ -23,6 +23,10 @@ pub(super) enum Setting {
     Changing,
     /// A veth with routes.
     Routed,
+    /// A pair of netkit devices with routes.
+    Netkit,
+    /// A pair of netkit devices with hardware addresses, the host end a port of the node's bridge.
+    NetkitBridged,
     /// Two veths on two bridges.
     TwoInterfaces,
     /// One veth without IPv4.
@@ -59,10 +63,12 @@ pub(super) struct Row {
 }
 
 impl Setting {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Bridged,
         Self::Changing,
         Self::Routed,
+        Self::Netkit,
+        Self::NetkitBridged,
         Self::TwoInterfaces,
         Self::V6Only,
         Self::Macvlan,
@@ -75,6 +81,8 @@ impl Setting {
             Self::Bridged => "bridged",
             Self::Changing => "changing",
             Self::Routed => "routed",
+            Self::Netkit => "netkit",
+            Self::NetkitBridged => "netkit_bridged",
             Self::TwoInterfaces => "two_interfaces",
             Self::V6Only => "v6_only",
             Self::Macvlan => "macvlan",
@@ -88,6 +96,8 @@ impl Setting {
             Self::Bridged | Self::Changing | Self::V6Only => (Link::Bridged, 1),
             Self::TwoInterfaces => (Link::Bridged, 2),
             Self::Routed => (Link::Routed, 1),
+            Self::Netkit => (Link::Netkit, 1),
+            Self::NetkitBridged => (Link::NetkitBridged, 1),
             Self::Macvlan => (Link::Macvlan, 1),
             Self::Ipvlan => (Link::Ipvlan, 1),
             Self::HostNetwork => (Link::HostNetwork, 1),
@@ -111,8 +121,14 @@ impl Setting {
         match self {
             Self::Macvlan => netdev::missing("macvlan"),
             Self::Ipvlan => netdev::missing("ipvlan"),
+            Self::Netkit | Self::NetkitBridged => netkit::missing(),
             _ => None,
         }
+    }
+
+    /// Whether there is no link that the pod shares with anybody but the node's kernel.
+    pub(super) fn is_routed(self) -> bool {
+        matches!(self, Self::Routed | Self::Netkit)
     }
 
     /// Whether its interfaces have ends on the node.

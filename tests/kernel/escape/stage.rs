@@ -122,7 +122,7 @@ impl Stage {
 
     /// Neither side has to ask for the other's address, so that a question that is cut hides nothing.
     pub(super) fn know_each_other(&self) {
-        if matches!(self.setting, Setting::Routed | Setting::HostNetwork) {
+        if self.setting.is_routed() || self.setting == Setting::HostNetwork {
             return;
         }
         let know = |of: &End<'_>| {
@@ -142,7 +142,7 @@ impl Stage {
         self.begin();
         self.cut.lift(&self.scene, self.setting);
         self.state.set(State::Released);
-        if self.cut == Cut::LinkDown && !matches!(self.setting, Setting::Routed | Setting::HostNetwork) {
+        if self.cut == Cut::LinkDown && !self.setting.is_routed() && self.setting != Setting::HostNetwork {
             self.know_each_other();
         }
     }

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 
 use isolate_tests::{
-    frame::{EXPERIMENT, Mac, Mark, echo_request, ethernet},
+    frame::{EXPERIMENT, Mac, Mark, arp_request, echo_request, ethernet},
     packet::{IPV4, ipv4},
-    wire::{Family, Kind, Request},
+    wire::{Family, Kind, Request, Ring},
 };
 
 use super::{
     Escape, Halt, escape,
-    inward::{command, connection, pinged, sniffed},
-    l2::{experiment, experiment_on, qdisc_bypass, qdisc_bypass_from, sends},
-    run::Setting::{HostNetwork, Ipvlan, Macvlan, Routed, TwoInterfaces, V6Only},
+    inward::{command, connection, pinged, redirected, sniffed},
+    l2::{experiment, experiment_on, qdisc_bypass, qdisc_bypass_from, sends, through},
+    run::Setting::{HostNetwork, Ipvlan, Macvlan, Netkit, NetkitBridged, Routed, TwoInterfaces, V6Only},
     sockets::{by_process, connect_and_send, datagram, scm_rights, tcp, v4, v6},
     stage::{DISCARD, Stage, receives},
     tampering::tun,
@@ -26,11 +26,41 @@ pub(super) const ALL: &[Escape] = &[
     escape(Routed, "routed veth: a process of another cgroup", |s, mark| by_process(s, mark, &s.stranger)),
     escape(Routed, "routed veth: TCP connection into the pod", |s, _| connection(s, Family::V4)),
     escape(Routed, "routed veth: one-way UDP command", |s, mark| command(s, mark, Family::V4)),
-    escape(Routed, "routed veth: ping that the pod's kernel answers", |s, mark| {
-        // The neighbour's own kernel routes it; the answer is what comes back to its socket.
-        let socket = s.peer().socket(Kind::Icmp, Family::V4, s.patience());
-        socket.send_to((s.victim().v4, 0).into(), &echo_request(false, mark));
-        Ok(receives(s.peer(), socket.handle(), mark))
+    escape(Routed, "routed veth: ping that the pod's kernel answers", routed_ping),
+    escape(Netkit, "routed netkit: TCP", |s, mark| tcp(s, mark, Family::V4, 0, connect_and_send)),
+    escape(Netkit, "routed netkit: UDP over IPv4", |s, mark| datagram(s, mark, v4(s, DISCARD))),
+    escape(Netkit, "routed netkit: UDP over IPv6", |s, mark| datagram(s, mark, v6(s, DISCARD))),
+    escape(Netkit, "routed netkit: frame", experiment),
+    escape(Netkit, "routed netkit: frame past the queueing discipline", |s, mark| qdisc_bypass(s, mark, "eth0")),
+    escape(Netkit, "routed netkit: frame from a packet socket of before", |s, mark| {
+        qdisc_bypass_from(s, mark, s.old.packet)
+    }),
+    escape(Netkit, "routed netkit: a process of another cgroup", |s, mark| by_process(s, mark, &s.stranger)),
+    escape(Netkit, "routed netkit: a socket of another cgroup, received by SCM_RIGHTS", scm_rights),
+    escape(Netkit, "routed netkit: TCP connection into the pod", |s, _| connection(s, Family::V4)),
+    escape(Netkit, "routed netkit: one-way UDP command", |s, mark| command(s, mark, Family::V4)),
+    escape(Netkit, "routed netkit: ping that the pod's kernel answers", routed_ping),
+    escape(NetkitBridged, "netkit on a bridge: TCP", |s, mark| tcp(s, mark, Family::V4, 0, connect_and_send)),
+    escape(NetkitBridged, "netkit on a bridge: UDP over IPv6", |s, mark| datagram(s, mark, v6(s, DISCARD))),
+    escape(NetkitBridged, "netkit on a bridge: frame", experiment),
+    escape(NetkitBridged, "netkit on a bridge: frame past the queueing discipline", |s, mark| {
+        qdisc_bypass(s, mark, "eth0")
+    }),
+    escape(NetkitBridged, "netkit on a bridge: frame through AF_XDP in copy mode", |s, mark| {
+        through(s, mark, Ring::Xdp)
+    }),
+    escape(NetkitBridged, "netkit on a bridge: ARP request", |s, mark| {
+        sends(s, mark, &arp_request(s.victim().mac, s.victim().v4, s.neighbour().v4, mark))
+    }),
+    escape(NetkitBridged, "netkit on a bridge: a process of another cgroup", |s, mark| {
+        by_process(s, mark, &s.stranger)
+    }),
+    escape(NetkitBridged, "netkit on a bridge: TCP connection into the pod", |s, _| connection(s, Family::V4)),
+    escape(NetkitBridged, "netkit on a bridge: one-way UDP command", |s, mark| command(s, mark, Family::V4)),
+    escape(NetkitBridged, "netkit on a bridge: ping that the pod's kernel answers", pinged),
+    escape(NetkitBridged, "netkit on a bridge: frame that a sniffer in the pod sees", sniffed),
+    escape(NetkitBridged, "netkit on a bridge: datagram delivered by bpf_redirect_peer", |s, mark| {
+        redirected(s, |s| command(s, mark, Family::V4))
     }),
     escape(TwoInterfaces, "second veth: UDP", |s, mark| {
         let to = (s.scene.neighbour.second_end().v4, DISCARD).into();
@@ -102,6 +132,14 @@ pub(super) const ALL: &[Escape] = &[
     escape(HostNetwork, "host network: a TUN device, and the node forwards", tun),
     escape(HostNetwork, "host network: a socket of another cgroup, received by SCM_RIGHTS", scm_rights),
 ];
+
+/// The neighbour's own kernel routes it; the answer is what comes back to its socket.
+#[expect(clippy::unnecessary_wraps, reason = "it has the form of a channel")]
+fn routed_ping(s: &Stage, mark: &Mark) -> Result<bool, Halt> {
+    let socket = s.peer().socket(Kind::Icmp, Family::V4, s.patience());
+    socket.send_to((s.victim().v4, 0).into(), &echo_request(false, mark));
+    Ok(receives(s.peer(), socket.handle(), mark))
+}
 
 /// What a packet socket sees that was open all the time.
 #[expect(clippy::unnecessary_wraps, reason = "it has the form of a channel")]

@@ -6,6 +6,7 @@ use super::spec::{Link, Spec};
 use crate::{
     frame::Mac,
     name, netdev,
+    netkit::{self, Mode},
     netns::Netns,
     node::{BRIDGES, Node, gateway_v4, gateway_v6},
 };
@@ -55,12 +56,16 @@ impl Network {
         netdev::ip(&self.netns, &commands);
     }
 
+    fn is_routed(&self) -> bool {
+        matches!(self.link, Link::Routed | Link::Netkit)
+    }
+
     /// The device type of an interface that stands on the node's bridge and has no host end.
     fn without_host_end(&self) -> Option<&'static str> {
         match self.link {
             Link::Macvlan => Some("macvlan mode bridge"),
             Link::Ipvlan => Some("ipvlan mode l2"),
-            Link::Bridged | Link::Routed | Link::HostNetwork => None,
+            Link::Bridged | Link::Routed | Link::Netkit | Link::NetkitBridged | Link::HostNetwork => None,
         }
     }
 
@@ -90,11 +95,18 @@ impl Network {
         }
         let number = u8::try_from(self.host_veths.len()).expect("a pod has few interfaces");
         let (host, inner) = (format!("veth{:x}", name::number()), format!("eth{number}"));
-        netdev::veth(self.node.netns(), &host, &self.netns, &inner);
+        match self.link {
+            Link::Netkit => netkit::pair(Mode::default(), self.node.netns(), &host, &self.netns, &inner),
+            Link::NetkitBridged => {
+                let mode = Mode { l2: true, ..Mode::default() };
+                netkit::pair(mode, self.node.netns(), &host, &self.netns, &inner);
+            }
+            _ => netdev::veth(self.node.netns(), &host, &self.netns, &inner),
+        }
         let (v4, v6) = (self.v4(number), self.v6(number));
         let mut on_node = vec![format!("link set {host} up")];
         let mut in_pod = vec![format!("link set {inner} up")];
-        if self.link == Link::Routed {
+        if self.is_routed() {
             let (gw4, gw6) = ("169.254.1.1", "fe80::1");
             on_node.push(format!("addr add {gw4}/32 dev {host}"));
             on_node.push(format!("addr add {gw6}/64 dev {host} nodad"));
@@ -115,7 +127,7 @@ impl Network {
     }
 
     pub(super) fn v4(&self, interface: u8) -> Ipv4Addr {
-        if self.link == Link::Routed {
+        if self.is_routed() {
             Ipv4Addr::new(10, 120, 0, self.address)
         } else {
             with_host_v4(gateway_v4(interface), self.address)
@@ -123,8 +135,7 @@ impl Network {
     }
 
     pub(super) fn v6(&self, interface: u8) -> Ipv6Addr {
-        let base =
-            if self.link == Link::Routed { Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1) } else { gateway_v6(interface) };
+        let base = if self.is_routed() { Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1) } else { gateway_v6(interface) };
         Ipv6Addr::from_bits(base.to_bits() - 1 + u128::from(self.address))
     }
 }

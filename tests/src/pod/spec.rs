@@ -29,6 +29,10 @@ pub enum Link {
     Bridged,
     /// The host end carries a route to the pod's one address.
     Routed,
+    /// The same with a pair of netkit devices without hardware addresses, as Cilium makes them.
+    Netkit,
+    /// The host end, the primary one of two netkit devices that have hardware addresses, is a port of the node's bridge.
+    NetkitBridged,
     /// The pod's interface is a macvlan on the node's bridge: it has no host end.
     Macvlan,
     /// The same with an ipvlan.

@@ -133,3 +133,13 @@ fn the_same_link_and_pods_without_one_are_no_others() {
         assert_eq!(known(&facts), (vec![7], Some(vec![7])));
     }
 }
+
+#[test]
+fn links_without_hardware_addresses_are_told_apart_by_their_addresses() {
+    let none = Mac::default();
+    let (own, other) = (pod(1, LINK, none, &[7, 2], &[]), pod(2, IfIndex(8), none, &[2], &[]));
+    let mut inventory = inventory(other);
+    inventory.node.as_mut().expect("it was looked at").macs.insert(none);
+    let facts = facts(&inventory, &own, LINK, None, true).expect("it is seen");
+    assert_eq!(known(&facts), (vec![7, 2], Some(vec![7])));
+}
