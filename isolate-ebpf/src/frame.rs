@@ -98,9 +98,15 @@ pub(crate) fn is_from_pod(ifindex: u32, packet: &Packet) -> bool {
 #[inline(never)]
 pub(crate) fn hand_to_node(skb: *mut __sk_buff, ifindex: u32) -> bool {
     let ctx = TcContext::new(skb);
-    let (Some(facts), Some(to), Some(from)) = (link(ifindex), Wire(&ctx).bytes(0), Wire(&ctx).bytes(6)) else {
+    let Some(facts) = link(ifindex) else { return false };
+    // Read at once, and into what has a value beforehand: of two reads the compiler makes one condition, and the verifier of
+    // Linux 6.1 then follows a way on which the second was not made.
+    let mut addresses = [0; 12];
+    if !load(&ctx, in_memory(&mut addresses)) {
         return false;
-    };
+    }
+    let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5] = addresses;
+    let (to, from) = ([t0, t1, t2, t3, t4, t5], [f0, f1, f2, f3, f4, f5]);
     if !same(from, facts.pod) || !facts.has_sole_mac() {
         return false;
     }
