@@ -12,6 +12,7 @@ use isolate_tests::{
 };
 
 use crate::{
+    arming::is_armed,
     scene::{Scene, every_channel},
     suite::trials,
 };
@@ -32,6 +33,10 @@ fn nothing_passes_and_all_comes_back() {
     let Scene { agent, web, neighbour, node } = &scene;
     let (kubelet, other) = (node.process(), node.pod(&Spec::default()));
     let _daemon = agent.daemon();
+    // The kernel stops an interface for a moment while it gives it a clsact qdisc.
+    for pod in [neighbour, &other] {
+        wait::until("the neighbours are armed", || is_armed(node, &pod.host_veths()[0]));
+    }
     let paths = [neighbour.end(), node.end(&kubelet)].map(|peer| Path::shown(every_channel(), web.end(), peer));
     let bystanders = Path::shown(every_channel(), neighbour.end(), other.end());
     let flow = Flood::start(other.app(), neighbour.app(), (neighbour.end().v4, 0).into());

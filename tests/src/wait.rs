@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest wait for what must happen. Far beyond what it takes, for a machine that is busy.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait for what must happen. Far beyond what it takes, for a machine that is busy, or emulated by one that is.
+pub const DEADLINE: Duration = Duration::from_mins(2);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
