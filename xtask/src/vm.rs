@@ -10,11 +10,12 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Stdio,
+    thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
-use self::kernel::Kernel;
+use self::kernel::{Image, Kernel};
 use crate::{
     build::{self, Profile},
     object,
@@ -45,39 +46,51 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let toolchain = setup::run(workspace, &[Need::Build, Need::Test])?;
     object::build(workspace, &toolchain)?;
     let chosen = |kernel: &&Kernel| args.kernel.iter().any(|name| name == kernel::ALL || name == kernel.name);
-    let names = |_: &Kernel| args.names.clone();
-    boot_each(workspace, kernel::KERNELS.iter().filter(chosen), names, args.command.as_deref())
+    let guests = guests(workspace, kernel::KERNELS.iter().filter(chosen), |tests, _| match &args.command {
+        Some(command) => command.clone(),
+        None => job(tests, &args.names),
+    })?;
+    let ended: Vec<_> = guests.iter().map(|guest| (guest.kernel, guest.boot(workspace, ""))).collect();
+    all_succeeded(ended)
 }
 
-/// Runs what belongs to CI under each kernel that does. Set-up and the BPF object are the caller's.
+/// Runs what belongs to CI under each kernel that does, at the same time: each guest has one processor. Set-up and the BPF
+/// object are the caller's.
 pub(crate) fn run_in_ci(workspace: &Workspace) -> Result<()> {
-    let names = |kernel: &Kernel| kernel.ci.iter().map(ToString::to_string).collect();
-    boot_each(workspace, kernel::KERNELS.iter().filter(|kernel| !kernel.ci.is_empty()), names, None)
+    let kernels = kernel::KERNELS.iter().filter(|kernel| !kernel.ci.is_empty());
+    let guests = guests(workspace, kernels, |tests, kernel| {
+        job(tests, &kernel.ci.iter().map(ToString::to_string).collect::<Vec<_>>())
+    })?;
+    let ended = thread::scope(|scope| {
+        let boot = |guest| scope.spawn(move || Guest::boot(guest, workspace, &format!("[{}] ", guest.kernel.name)));
+        let booted: Vec<_> = guests.iter().map(|guest| (guest.kernel, boot(guest))).collect();
+        let end = |booted: thread::ScopedJoinHandle<'_, Result<()>>| {
+            booted.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        booted.into_iter().map(|(kernel, booted)| (kernel, end(booted))).collect()
+    });
+    all_succeeded(ended)
 }
 
-fn boot_each<'a>(
-    workspace: &Workspace,
-    kernels: impl Iterator<Item = &'a Kernel>,
-    names: impl Fn(&Kernel) -> Vec<String>,
-    command: Option<&str>,
-) -> Result<()> {
-    ensure!(setup::is_root(), "a guest that shares this machine's files needs root");
-    setup::ensure_packages(workspace, &[Need::Vm])?;
-    let agent = build::agent(workspace, Profile::Debug)?;
-    let tests = tests(workspace)?;
+/// A kernel, and what is to be run under it.
+struct Guest<'a> {
+    kernel: &'a Kernel,
+    image: Result<Image>,
+    job: String,
+}
+
+impl Guest<'_> {
+    /// What it says begins with `prefix`, line by line.
+    fn boot(&self, workspace: &Workspace, prefix: &str) -> Result<()> {
+        let image = self.image.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        machine::run(workspace, self.kernel, image, &self.job, prefix)
+    }
+}
+
+fn all_succeeded(ended: Vec<(&Kernel, Result<()>)>) -> Result<()> {
     let mut failed = Vec::new();
-    for kernel in kernels {
-        let job = match command {
-            Some(command) => command.to_owned(),
-            None => job(&tests, &names(kernel)),
-        };
-        let agent = quoted(&agent.to_string_lossy());
-        // Where cargo would start the tests.
-        let place = quoted(&workspace.root.join("tests").to_string_lossy());
-        let tools = quoted(&workspace.tools().join("bin").to_string_lossy());
-        let job = format!("{}export PATH={tools}:$PATH ISOLATE_AGENT_BIN={agent}\ncd {place}\n{job}\n", environment());
-        let booted = kernel::ensure(workspace, kernel).and_then(|image| machine::run(workspace, kernel, &image, &job));
-        if let Err(error) = booted {
+    for (kernel, result) in ended {
+        if let Err(error) = result {
             step::say(&format!("{}: {error:#}", kernel.name));
             failed.push(kernel.name);
         }
@@ -86,11 +99,37 @@ fn boot_each<'a>(
     Ok(())
 }
 
+/// Builds what runs in the guests, and gets their kernels.
+fn guests<'a>(
+    workspace: &Workspace,
+    kernels: impl Iterator<Item = &'a Kernel>,
+    job: impl Fn(&Path, &Kernel) -> String,
+) -> Result<Vec<Guest<'a>>> {
+    ensure!(setup::is_root(), "a guest that shares this machine's files needs root");
+    setup::ensure_packages(workspace, &[Need::Vm])?;
+    let agent = build::agent(workspace, Profile::Debug)?;
+    let tests = tests(workspace)?;
+    let agent = quoted(&agent.to_string_lossy());
+    // Where cargo would start the tests.
+    let place = quoted(&workspace.root.join("tests").to_string_lossy());
+    let tools = quoted(&workspace.tools().join("bin").to_string_lossy());
+    let guest = |kernel: &'a Kernel| {
+        let netkit = if kernel.netkit { "export ISOLATE_NETKIT=1\n" } else { "" };
+        let environment = format!("{}{netkit}", environment());
+        let job = job(&tests, kernel);
+        let job = format!("{environment}export PATH={tools}:$PATH ISOLATE_AGENT_BIN={agent}\ncd {place}\n{job}\n");
+        Guest { kernel, image: kernel::ensure(workspace, kernel), job }
+    };
+    Ok(kernels.map(guest).collect())
+}
+
 /// The shell's line that runs the tests in the guest.
 fn job(tests: &Path, names: &[String]) -> String {
     let mut line = format!("exec {} --color never --show-output --test-threads=2", quoted(&tests.to_string_lossy()));
     for name in names {
+        let (option, name) = name.strip_prefix('!').map_or(("", name.as_str()), |skipped| ("--skip ", skipped));
         line.push(' ');
+        line.push_str(option);
         line.push_str(&quoted(name));
     }
     line
@@ -141,7 +180,8 @@ mod tests {
     #[test]
     fn the_shell_gets_words_as_they_are() {
         assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert!(job(Path::new("/a b/kernel"), &["isolate::".to_owned()]).ends_with("'isolate::'"));
+        let names = ["isolate::", "!clsact::"].map(str::to_owned);
+        assert!(job(Path::new("/a b/kernel"), &names).ends_with(" 'isolate::' --skip 'clsact::'"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File, Permissions},
+    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -30,7 +31,8 @@ const SHARE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
 const EARLY_MODULES: [&str; 4] = ["virtio_pci", "virtiofs", "overlay", "virtio_rng"];
 
 /// Boots a kernel, runs the job in it, and fails if the job does.
-pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &str) -> Result<()> {
+/// What the job says is printed line by line, each after `prefix`.
+pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &str, prefix: &str) -> Result<()> {
     let folder = workspace.target.join("vm").join(kernel.name);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
@@ -45,7 +47,8 @@ pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &s
     let mut qemu = workspace.command("setpriv");
     // A guest must not outlive this program, however that ends.
     qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"]);
-    qemu.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", MEMORY]);
+    // One processor: with two, now and then one runs code that the other is patching (static keys), and the guest dies of it.
+    qemu.args(["-accel", "tcg,tb-size=512", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
     qemu.args(["-machine", "q35,memory-backend=memory"]);
     qemu.args(["-object", &format!("memory-backend-memfd,id=memory,size={MEMORY}M,share=on")]);
     qemu.args(["-chardev", &format!("socket,id=share,path={}", socket.display())]);
@@ -55,7 +58,16 @@ pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &s
     qemu.arg("-serial").arg(format!("file:{}", status.display()));
     qemu.arg("-kernel").arg(image.boots()).arg("-initrd").arg(&initramfs);
     qemu.args(["-append", "console=ttyS0 loglevel=6 panic=-1 oops=panic mitigations=off net.ifnames=0"]);
-    let mut qemu = Running(qemu.stdin(Stdio::null()).spawn().context("start qemu-system-x86_64")?);
+    let qemu = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut qemu = Running(qemu.context("start qemu-system-x86_64")?);
+    let said = qemu.0.stdout.take().context("qemu's output is piped")?;
+    let prefix = prefix.to_owned();
+    // It ends with the guest.
+    let printer = thread::spawn(move || {
+        for line in BufReader::new(said).split(b'\n').map_while(Result::ok) {
+            println!("{prefix}{}", String::from_utf8_lossy(&line));
+        }
+    });
     let ended = loop {
         if let Some(ended) = qemu.0.try_wait().context("wait for qemu")? {
             break ended;
@@ -63,6 +75,7 @@ pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &s
         ensure!(start.elapsed() < LIMIT, "the guest did not end within {}", step::seconds(LIMIT));
         thread::sleep(PAUSE);
     };
+    printer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     // The server ends with its only client.
     share.0.wait().context("wait for virtiofsd")?;
     step::say(&format!("Linux {}: done in {}", image.release, step::seconds(start.elapsed())));
