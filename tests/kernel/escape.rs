@@ -78,14 +78,19 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(probed);
     trials.extend(window::trials());
     trials.push(suite::trial("escape::the_lists_agree", &[], the_lists_agree));
-    if let Some(path) = env::var_os(matrix::PATH) {
+    trials
+}
+
+/// What writes the document, or prints a part of it, where that is asked for: once, and not with every kind of hook.
+pub(crate) fn writers() -> Vec<Trial> {
+    let matrix = env::var_os(matrix::PATH).map(|path| {
         let write = move || {
             matrix::write(path.as_ref());
             Ok(())
         };
-        trials.push(Trial::test("escape::matrix", write));
-    }
-    trials
+        Trial::test("escape::matrix", write)
+    });
+    matrix.into_iter().chain(window::printer()).collect()
 }
 
 /// All channels of a setting: they work, are cut, and work again; except those that are known to leak, which do.

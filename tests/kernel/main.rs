@@ -130,6 +130,7 @@ fn main() -> ExitCode {
         concurrent::trials(),
         demo::trials(),
         escape::trials(),
+        escape::writers(),
         evidence::trials(),
         guarantees::trials(),
     ]

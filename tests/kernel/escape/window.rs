@@ -38,7 +38,8 @@ pub(super) const INTRODUCTION: &str = "\
 What comes to a pod that is isolated already (one more interface, a new sandbox) is cut when the daemon has seen it, not before. A
 process of the pod waits for the interface and sends frames as soon as it is there, some ten thousand a second; counted are those
 that came past the host end's hook (of the macvlan: that arrived at a neighbour), and the time from the first to the last of them.
-*busy*: two endless loops for each core run beside it. The new sandbox's first process is what sends, and no NRI plugin is in use:
+*busy*: two endless loops for each core run beside it; *idle*: nothing of the measurement does, whatever else the machine had to do.
+The new sandbox's first process is what sends, and no NRI plugin is in use:
 with NRI nothing gets out (`nri::a_sandbox_is_cut_before_its_first_frame`).";
 /// Until a process that was just started waits for the interface, and the agent has looked at it.
 const SETTLED: Duration = Duration::from_millis(800);
@@ -77,11 +78,13 @@ pub(super) fn trials() -> Vec<Trial> {
             eprintln!("{late:?}: {:?}", iter::repeat_with(|| scene.measure(late)).take(FEW).collect::<Vec<_>>());
         }
     };
-    let mut trials = vec![suite::trial("escape::the_window_of_a_new_interface_closes", &[], closes)];
-    if env::var_os(PRINT).is_some() {
-        trials.push(suite::trial("escape::windows", &[], || eprintln!("{}", table(&measure_all()))));
-    }
-    trials
+    vec![suite::trial("escape::the_window_of_a_new_interface_closes", &[], closes)]
+}
+
+/// Prints the measurements, where that is asked for.
+pub(super) fn printer() -> Option<Trial> {
+    env::var_os(PRINT)?;
+    Some(suite::trial("escape::windows", &[], || eprintln!("{}", table(&measure_all()))))
 }
 
 /// Measures everything that can be measured here.
