@@ -10,6 +10,7 @@ mod events;
 mod evidence;
 mod list;
 mod logging;
+mod lookup;
 mod output;
 mod preview;
 mod probes;

@@ -9,7 +9,7 @@ use isolate_agent::{
     doctor::{self, State},
     enforce::lsm_refusal,
     inventory::{Inventory, InventoryError, Scanner, cri::Cri},
-    pod::{PodQuery, PodUid, QueryError},
+    pod::PodUid,
     preview::{self, Options, Preview, Subject},
     reconcile::Direct,
     settings::Settings,
@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use super::{
     CliError,
+    lookup::{self, LookupError},
     output::{self, Style},
 };
 use crate::args::{self, Form, Specification};
@@ -29,11 +30,7 @@ use crate::args::{self, Form, Specification};
 #[derive(Debug, Error)]
 pub(crate) enum PreviewError {
     #[error(transparent)]
-    Query(#[from] QueryError),
-    #[error("no pod {0} on this node; `kubectl get pod -A -o wide` says on which node it runs")]
-    NoSuchPod(String),
-    #[error("{text} means several pods of this node: {candidates}")]
-    Ambiguous { text: String, candidates: String },
+    Pod(#[from] LookupError),
     #[error(transparent)]
     Inventory(#[from] InventoryError),
     #[error(transparent)]
@@ -49,8 +46,8 @@ pub(crate) enum PreviewError {
 impl PreviewError {
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Query(_) | Self::Ambiguous { .. } | Self::Spec(_) | Self::Problems { .. } => Code::Usage,
-            Self::NoSuchPod(_) => Code::NoSuchPod,
+            Self::Pod(error) => error.code(),
+            Self::Spec(_) | Self::Problems { .. } => Code::Usage,
             Self::Inventory(_) => Code::Failed,
         }
     }
@@ -64,7 +61,7 @@ pub(crate) async fn run(args: &args::Preview, settings: &Settings) -> Result<Cod
     };
     let node = Node::look(settings, &args.specification, true).await?;
     let obstacles = obstacles(settings).await;
-    let preview = node.preview(node.find(&args.pod)?, &options, &obstacles).await?;
+    let preview = node.preview(node.find(&args.pod).map_err(PreviewError::from)?, &options, &obstacles).await?;
     output::print(&match args.output {
         Form::Text => text::render(&preview, Style::of_stdout()),
         form => output::document(&preview, form)?,
@@ -159,22 +156,8 @@ impl Node {
         Ok(Self { scanner, inventory, names, isolated, sources, has_lsm: lsm_refusal().is_none() })
     }
 
-    pub(super) fn find(&self, text: &str) -> Result<PodUid, PreviewError> {
-        let query: PodQuery = text.parse()?;
-        let is_meant = |uid: &&PodUid| match &query {
-            PodQuery::Uid(query) => query.matches(uid),
-            PodQuery::Name(name) => self.names.name(uid).as_ref() == Some(name),
-        };
-        let known: std::collections::BTreeSet<&PodUid> =
-            self.inventory.pods.keys().chain(&self.isolated).filter(is_meant).collect();
-        match known.into_iter().collect::<Vec<_>>()[..] {
-            [] => Err(PreviewError::NoSuchPod(text.to_owned())),
-            [uid] => Ok(*uid),
-            ref several => {
-                let candidates: Vec<String> = several.iter().map(ToString::to_string).collect();
-                Err(PreviewError::Ambiguous { text: text.to_owned(), candidates: candidates.join(", ") })
-            }
-        }
+    pub(super) fn find(&self, text: &str) -> Result<PodUid, LookupError> {
+        lookup::pod(text, self.inventory.pods.keys().chain(&self.isolated), &self.names)
     }
 
     /// Looks for the pod's specification.
