@@ -275,6 +275,9 @@ pub(crate) struct Evidence {
     /// Take the values of environment variables as well: they may be secrets
     #[arg(long)]
     pub with_env: bool,
+    /// Collect for another process of this program, whose turn it is after so many milliseconds
+    #[arg(long, hide = true, value_name = "MILLISECONDS")]
+    pub in_turns: Option<u64>,
     /// Form of the outcome
     #[arg(short, long, value_enum, default_value_t = Form::Text)]
     pub output: Form,

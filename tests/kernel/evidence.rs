@@ -1,5 +1,7 @@
 //! The evidence bundle: what is in it, of a pod that does its best to be no easy subject, and what it leaves alone.
 
+mod hanging;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -17,9 +19,22 @@ use isolate_tests::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::{scene::Scene, suite::trials};
+use libtest_mimic::Trial;
 
-trials![a_hostile_pod_is_read, the_cut_comes_after_it_and_in_time, bad_requests_are_refused];
+use crate::{scene::Scene, suite};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    suite::named(
+        "evidence",
+        &[
+            ("a_hostile_pod_is_read", a_hostile_pod_is_read),
+            ("the_cut_comes_after_it_and_in_time", the_cut_comes_after_it_and_in_time),
+            ("bad_requests_are_refused", bad_requests_are_refused),
+            ("the_pods_file_system_hangs", hanging::the_pods_file_system_delays_nothing),
+            ("the_evidences_own_file_system_hangs", hanging::the_evidences_own_file_system_delays_nothing),
+        ],
+    )
+}
 
 const SECRET: &str = "hunter2";
 /// What `add` says of these pods: commands that a test starts in them see the node's processes.

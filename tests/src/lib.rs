@@ -19,6 +19,7 @@ pub mod cri;
 pub mod feature;
 pub mod flood;
 pub mod frame;
+pub mod fuse;
 pub mod fuzz;
 pub mod guard;
 pub mod kubelet;

@@ -3,7 +3,13 @@
 //! Reading a process's command line or its executable waits for whoever serves its pages: a file system in user space,
 //! or a userfaultfd, which may be the pod's own and never answer. Such a thread stays behind and ends with the process.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 /// Threads that may be left behind before nothing of the kind is tried any more.
 const MOST_STUCK: usize = 16;
@@ -53,9 +59,87 @@ impl Attempts {
     }
 }
 
+/// A file that is read on a thread of its own, which also closes it. Ends early where it does not answer.
+#[derive(Debug)]
+pub(super) struct Patient {
+    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    chunk: io::Cursor<Vec<u8>>,
+    patience: Duration,
+    failure: Option<String>,
+}
+
+impl Patient {
+    /// Bytes that are read at a time.
+    const CHUNK: u64 = 256 << 10;
+
+    /// Waits for each part of the file so long.
+    pub(super) fn new(mut file: File, patience: Duration) -> io::Result<Self> {
+        let (sender, chunks) = mpsc::sync_channel(1);
+        thread::Builder::new().name("evidence".to_owned()).spawn(move || {
+            loop {
+                let mut chunk = Vec::new();
+                let read = file.by_ref().take(Self::CHUNK).read_to_end(&mut chunk);
+                let is_last = chunk.is_empty() || read.is_err();
+                // Whoever reads may have enough.
+                if sender.send(read.map(|_| chunk)).is_err() || is_last {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { chunks, chunk: io::Cursor::default(), patience, failure: None })
+    }
+
+    /// Why it ended early, if it did.
+    pub(super) fn failure(self) -> Option<String> {
+        self.failure
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.chunk.read(buffer)?;
+        if read > 0 || buffer.is_empty() || self.failure.is_some() {
+            return Ok(read);
+        }
+        match self.chunks.recv_timeout(self.patience) {
+            Ok(Ok(chunk)) => self.chunk = io::Cursor::new(chunk),
+            Ok(Err(error)) => self.failure = Some(error.to_string()),
+            Err(mpsc::RecvTimeoutError::Timeout) => self.failure = Some(GaveUp::TooLong(self.patience).to_string()),
+            // It was at its end.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(0),
+        }
+        self.chunk.read(buffer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn a_file_is_read_to_its_end() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let bytes: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_ne_bytes).collect();
+        file.write_all(&bytes).and_then(|()| io::Seek::rewind(&mut file)).expect("written");
+        let (mut patient, mut read) = (Patient::new(file, Duration::from_secs(30)).expect("a thread"), Vec::new());
+        patient.read_to_end(&mut read).expect("read");
+        assert!(read == bytes && patient.failure().is_none());
+    }
+
+    #[test]
+    fn one_that_does_not_answer_ends_early() {
+        let (pipe, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(b"some").expect("written");
+        let file = File::from(std::os::fd::OwnedFd::from(pipe));
+        let mut patient = Patient::new(file, Duration::from_millis(10)).expect("a thread");
+        // A chunk is handed on when it is full or the last one: nothing of this one.
+        assert_eq!(patient.read(&mut [0; 8]).expect("not waited for"), 0);
+        assert_eq!(patient.read(&mut [0; 8]).expect("not waited for again"), 0);
+        assert!(patient.failure().expect("it was given up").contains("no answer"));
+        drop(writer);
+    }
 
     #[test]
     fn what_hangs_is_given_up_and_in_the_end_not_tried() {

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Seek as _},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
 use super::{
     archive::{Archive, Hashing},
-    bounded::Attempts,
+    bounded::{Attempts, Patient},
     proc::{Executable, Process},
 };
 
@@ -21,6 +21,9 @@ const LARGEST: u64 = 1 << 30;
 const MOST_COPIED: u64 = 2 << 30;
 /// What reading one is waited for: some hundred MB a second.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the kernel is asked of it in passing.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// Executables by device and inode: most processes of a pod run the same few.
 #[derive(Debug, Default)]
@@ -47,8 +50,11 @@ struct Row<'a> {
 
 impl Executables {
     /// Takes in what a process runs, or says why it cannot.
-    pub(super) fn take(&mut self, process: &Process, attempts: &mut Attempts) -> Result<(), String> {
-        let Some(what) = process.executable() else { return Ok(()) };
+    pub(super) fn take(&mut self, process: &Process, until: Instant, attempts: &mut Attempts) -> Result<(), String> {
+        let left = || until.saturating_duration_since(Instant::now());
+        let of = process.clone();
+        let what = attempts.run(BRIEFLY.min(left()), move || of.executable()).map_err(|gave_up| gave_up.to_string())?;
+        let Some(what) = what else { return Ok(()) };
         let key = (what.device, what.inode);
         if let Some(known) = self.0.get_mut(&key) {
             known.pids.push(process.pid);
@@ -57,38 +63,47 @@ impl Executables {
         if what.bytes > LARGEST {
             return Err(format!("it has {} bytes: too large to be hashed", what.bytes));
         }
-        let (of, bytes) = (process.clone(), what.bytes);
-        let hashed = attempts.run(PATIENCE, move || -> io::Result<(File, String)> {
+        let (of, bytes, deleted) = (process.clone(), what.bytes, what.deleted);
+        let hashed = attempts.run(PATIENCE.min(left()), move || -> io::Result<(Option<File>, String)> {
             let mut file = of.executable_file()?;
             let mut hash = Hashing::new(&mut file);
             io::copy(&mut hash.by_ref().take(bytes), &mut io::sink())?;
             let (_, sha256) = hash.finish();
             file.rewind()?;
-            Ok((file, sha256))
+            // Closing it may hang as well, so that is done here.
+            Ok((deleted.then_some(file), sha256))
         });
-        let (file, sha256) =
+        let (copy, sha256) =
             hashed.map_err(|gave_up| gave_up.to_string())?.map_err(|error: io::Error| error.to_string())?;
-        let copy = what.deleted.then_some(file);
         self.0.insert(key, Known { what, pids: vec![process.pid], sha256, copy });
         Ok(())
     }
 
-    /// Writes the list, and the copies.
-    pub(super) fn add_to(self, archive: &mut Archive) -> io::Result<()> {
-        let mut left = MOST_COPIED;
-        let mut rows = Vec::new();
-        for known in self.0.values() {
+    /// Writes the list, and the copies. Returns what could not be had, and why.
+    pub(super) fn add_to(self, archive: &mut Archive, progress: impl Fn(&str)) -> io::Result<Vec<(String, String)>> {
+        let (mut left, mut rows, mut problems) = (MOST_COPIED, Vec::new(), Vec::new());
+        let mut list = Vec::new();
+        for Known { what, pids, sha256, copy: file } in self.0.into_values() {
             let mut copy = None;
-            if let Some(file) = &known.copy
-                && known.what.bytes <= left
-            {
-                let name = format!("executables/{}", known.sha256);
-                archive.copy(&name, file, known.what.bytes, false)?;
-                left -= known.what.bytes;
-                copy = Some(name);
+            if let Some(file) = file {
+                let mut patient = Patient::new(file, PATIENCE)?;
+                if what.bytes <= left {
+                    let name = format!("executables/{sha256}");
+                    progress(&format!("a copy of {}", what.path));
+                    archive.copy(&name, &mut patient, what.bytes, false)?;
+                    left -= what.bytes;
+                    if let Some(why) = patient.failure() {
+                        problems.push((format!("copy of {}: zeroes from there on", what.path), why));
+                    }
+                    copy = Some(name);
+                }
             }
-            rows.push(Row { what: &known.what, sha256: &known.sha256, processes: &known.pids, copy });
+            list.push((what, pids, sha256, copy));
         }
-        archive.add("executables.json", &serde_json::to_vec_pretty(&rows)?, false)
+        for (what, processes, sha256, copy) in &list {
+            rows.push(Row { what, sha256, processes, copy: copy.clone() });
+        }
+        archive.add("executables.json", &serde_json::to_vec_pretty(&rows)?, false)?;
+        Ok(problems)
     }
 }

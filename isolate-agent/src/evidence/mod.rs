@@ -166,12 +166,15 @@ impl Bundle {
                 self.problems.push(Problem { what: "executables".to_owned(), why: "the time was over".to_owned() });
                 break;
             }
-            if let Err(why) = executables.take(process, &mut self.attempts) {
+            if let Err(why) = executables.take(process, until, &mut self.attempts) {
                 self.problems.push(Problem { what: format!("executable of process {}", process.pid), why });
             }
         }
-        let added = executables.add_to(&mut self.archive);
-        added.map_err(|source| self.failed(source))
+        let added = executables.add_to(&mut self.archive, |what| progress(what));
+        for (what, why) in added.map_err(|source| self.failed(source))? {
+            self.problems.push(Problem { what, why });
+        }
+        Ok(())
     }
 
     /// Ends it with its manifest.
