@@ -1,5 +1,8 @@
 //! The engine of isolate-agent: the daemon runs it for ever, a command runs it once when no daemon answers.
 
+#[cfg(all(any(feature = "fault-injection", feature = "layout-next"), not(debug_assertions)))]
+compile_error!("`fault-injection` and `layout-next` are for tests: an optimised agent has neither");
+
 pub mod allow;
 pub mod control;
 pub mod daemon;

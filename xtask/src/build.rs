@@ -1,8 +1,12 @@
 //! `cargo xtask build`: isolate-agent with the BPF programs in it.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     object,
@@ -33,9 +37,17 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let toolchain = setup::run(workspace, &[Need::Build])?;
     object::build(workspace, &toolchain)?;
     let binary = agent(workspace, if args.debug { Profile::Debug } else { Profile::Release })?;
+    ensure!(!has_faults(&binary)?, "{} has faults that can be asked for: it is not for nodes", binary.display());
     let bytes = fs::metadata(&binary).with_context(|| format!("look at {}", binary.display()))?.len();
     println!("{} ({} KiB)", binary.display(), bytes.div_ceil(1024));
     Ok(())
+}
+
+/// Whether the binary can be told by its environment to crash, as the one of the tests can.
+fn has_faults(binary: &Path) -> Result<bool> {
+    const ASKED_BY: &[u8] = b"ISOLATE_FAULT";
+    let bytes = fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
+    Ok(bytes.windows(ASKED_BY.len()).any(|window| window == ASKED_BY))
 }
 
 /// Builds the agent that the tests of upgrades and crashes need beside the usual one: of the next layout, and with faults
@@ -49,6 +61,12 @@ pub(crate) fn next_agent(workspace: &Workspace, toolchain: &Toolchain) -> Result
         "build isolate-agent (next layout, with faults)",
         cargo.args(["--features", "fault-injection,layout-next"]),
     )?;
+    let built = workspace.target.join("debug/isolate-agent");
+    ensure!(
+        has_faults(&built)?,
+        "the faults of {} are not found: a release that has them would not be",
+        built.display()
+    );
     let debug = workspace.target.join("debug");
     let next = debug.join("isolate-agent-next");
     if object::install(&debug.join("isolate-agent"), &next)? {
