@@ -15,7 +15,7 @@ use tokio::{
 
 use self::urgent::Urgent;
 use crate::{
-    control::{self, Command, Commands, SocketCounters},
+    control::{self, Command, Commands, SocketCounters, protocol::Connection},
     inventory::{
         Inventory, InventoryError,
         cri::{Cri, Poller},
@@ -65,10 +65,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
 
     let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
-    let cri_of_plugin = cri.clone();
+    let plugin =
+        settings.nri.then(|| Plugin::new(&settings.nri_socket, Commands(sender.clone()), cri.clone(), metrics.nri()));
+    let nri = plugin.as_ref().map(Plugin::state);
     let reconcile = Loop {
         engine,
         cri,
+        nri,
         commands,
         metrics: metrics.clone(),
         ready: ready_sender,
@@ -78,8 +81,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
     parts.spawn(poller.counting(metrics.cri()).run(told_to_stop()));
-    if settings.nri {
-        let plugin = Plugin::new(&settings.nri_socket, Commands(sender.clone()), cri_of_plugin, metrics.nri());
+    if let Some(plugin) = plugin {
         parts.spawn(plugin.run(told_to_stop()));
     }
     parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
@@ -108,6 +110,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 struct Loop {
     engine: Engine,
     cri: Cri,
+    /// How it stands with NRI, where that is asked for.
+    nri: Option<watch::Receiver<Connection>>,
     commands: mpsc::Receiver<Command>,
     metrics: Metrics,
     ready: watch::Sender<bool>,
@@ -253,7 +257,11 @@ impl Loop {
                 if fresh {
                     self.engine.look();
                 }
-                drop(reply.send(self.engine.status()));
+                let mut status = self.engine.status();
+                if let Some(runtime) = &mut status.runtime {
+                    runtime.nri = self.nri.as_ref().map(|nri| nri.borrow().clone());
+                }
+                drop(reply.send(status));
             }
         }
     }

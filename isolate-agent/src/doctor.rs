@@ -11,6 +11,7 @@ mod mounts;
 mod node;
 mod privilege;
 mod programs;
+mod runtime;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -79,6 +80,7 @@ pub async fn examine(settings: &Settings) -> Report {
     findings.extend(folders::examine(settings));
     findings.extend(interfaces::examine().await);
     findings.extend(node::examine(settings));
+    findings.extend(runtime::examine(settings).await);
     let state = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
     Report { version: env!("CARGO_PKG_VERSION"), state, findings }
 }

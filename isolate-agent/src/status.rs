@@ -266,9 +266,10 @@ pub fn isolation(
     }
 }
 
-/// What the runtime calls a pod now, or what it was called when it was isolated.
+/// What a pod was called when it was isolated, or what the runtime calls it. Pods are not renamed: a runtime that says
+/// something else later must not have another one released by that name.
 pub fn name<'a>(facts: Option<&'a PodFacts>, record: Option<&'a Record>) -> Option<&'a PodName> {
-    facts.and_then(|facts| facts.name.as_ref()).or_else(|| record.and_then(|record| record.pod.as_ref()))
+    record.and_then(|record| record.pod.as_ref()).or_else(|| facts.and_then(PodFacts::name))
 }
 
 /// Left out where nothing ever passed.

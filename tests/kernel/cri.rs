@@ -1,5 +1,7 @@
 //! Real pods: containerd and runc, made through CRI as kubelet makes them, called by their names.
 
+mod doctor;
+mod hostile;
 mod lifecycle;
 mod names;
 pub(crate) mod window;
@@ -69,5 +71,8 @@ pub(crate) fn page(node: &CriNode, pod: &Cri) -> String {
 }
 
 pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
-    [lifecycle::trials(), names::trials(), window::trials()].into_iter().flatten().collect()
+    [doctor::trials(), hostile::trials(), lifecycle::trials(), names::trials(), window::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -67,17 +67,29 @@ pub fn container_command(program: impl AsRef<OsStr>, netns: &Netns, cgroup: &Pat
     command
 }
 
+/// Has a command run without these capabilities.
+pub fn without(command: &mut Command, capabilities: &'static [u32]) {
+    let drop_them = || capabilities.iter().try_for_each(|capability| drop_capability(*capability));
+    // SAFETY: between fork and exec the closure makes system calls alone, and allocates nothing.
+    unsafe { command.pre_exec(drop_them) };
+}
+
 /// Takes everything else out of the bounding set; the `exec` that follows gives root what is left in it.
 pub fn restrict(more: &[u32]) -> std::io::Result<()> {
     const LAST: u32 = 63;
     for capability in (0..=LAST).filter(|capability| !CONTAINER.contains(capability) && !more.contains(capability)) {
-        // SAFETY: a call with plain numbers.
-        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
-        let error = std::io::Error::last_os_error();
-        // Beyond the last one that this kernel knows.
-        if dropped < 0 && error.raw_os_error() != Some(libc::EINVAL) {
-            return Err(error);
-        }
+        drop_capability(capability)?;
+    }
+    Ok(())
+}
+
+fn drop_capability(capability: u32) -> std::io::Result<()> {
+    // SAFETY: a call with plain numbers.
+    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    let error = std::io::Error::last_os_error();
+    // Beyond the last one that this kernel knows.
+    if dropped < 0 && error.raw_os_error() != Some(libc::EINVAL) {
+        return Err(error);
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ pub mod packet;
 pub mod pod;
 pub mod process;
 pub mod program;
+pub(crate) mod protobuf;
 pub mod residue;
 pub mod sweep;
 pub mod wait;

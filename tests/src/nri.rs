@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::wait;
+use crate::{
+    protobuf::{bytes, field, fields, number, text},
+    wait,
+};
 
 /// The connection on which the runtime calls the plugin, and the one on which the plugin calls the runtime.
 const PLUGIN: u32 = 1;
@@ -36,6 +39,28 @@ impl Listener {
 
     /// Waits for a plugin, and does with it what a runtime does: takes its registration, configures it, and tells it of no pod.
     pub fn plugin(&self) -> Plugin {
+        let (mut plugin, stream) = self.registering();
+        plugin.send(RUNTIME, stream, RESPONSE, &field(2, &[]));
+
+        let configuration = [field(2, b"containerd"), field(3, b"v2.1.0")].concat();
+        let answer = plugin.call("Configure", &configuration).expect("it is configured");
+        let events = number(&fields(&answer), 2);
+        assert_eq!(events & 1, 1, "it asks for RunPodSandbox");
+        let answer = plugin.call("Synchronize", &[]).expect("it takes what is there");
+        assert_eq!(answer, [0; 0]);
+        plugin
+    }
+
+    /// Waits for a plugin, and refuses it in these words.
+    pub fn refuse(&self, message: &str) {
+        const PERMISSION_DENIED: u8 = 7;
+        let (mut plugin, stream) = self.registering();
+        let status = [&[0x08, PERMISSION_DENIED][..], &field(2, message.as_bytes())].concat();
+        plugin.send(RUNTIME, stream, RESPONSE, &field(1, &status));
+    }
+
+    /// A plugin that has asked to be registered, and the stream on which it waits for the answer.
+    fn registering(&self) -> (Plugin, u32) {
         self.socket.set_nonblocking(true).expect("a socket can be made non-blocking");
         let mut accepted = None;
         wait::until("the plugin connects", || {
@@ -55,15 +80,7 @@ impl Listener {
         assert_eq!(text(&registration, 1), "isolate");
         let index = text(&registration, 2);
         assert!(index.len() == 2 && index.bytes().all(|byte| byte.is_ascii_digit()), "{index:?}");
-        plugin.send(RUNTIME, stream, RESPONSE, &field(2, &[]));
-
-        let configuration = [field(2, b"containerd"), field(3, b"v2.1.0")].concat();
-        let answer = plugin.call("Configure", &configuration).expect("it is configured");
-        let events = number(&fields(&answer), 2);
-        assert_eq!(events & 1, 1, "it asks for RunPodSandbox");
-        let answer = plugin.call("Synchronize", &[]).expect("it takes what is there");
-        assert_eq!(answer, [0; 0]);
-        plugin
+        (plugin, stream)
     }
 }
 
@@ -145,81 +162,4 @@ fn pod(uid: &str, netns: &Path) -> Vec<u8> {
     let namespace = [field(1, b"network"), field(2, path.as_bytes())].concat();
     let linux = field(5, &namespace);
     [field(1, b"4d7a1cbd"), field(2, b"web"), field(3, uid.as_bytes()), field(4, b"default"), field(8, &linux)].concat()
-}
-
-/// A field of bytes, a string or a message.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut field = vec![number << 3 | 2];
-    let mut length = content.len();
-    while length >= 0x80 {
-        field.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
-        length >>= 7;
-    }
-    field.push(u8::try_from(length).expect("seven bits"));
-    field.extend(content);
-    field
-}
-
-/// A value of a message.
-#[derive(Debug)]
-enum Value {
-    Number(u64),
-    Bytes(Vec<u8>),
-}
-
-/// The fields of a message, with their numbers.
-fn fields(mut message: &[u8]) -> Vec<(u64, Value)> {
-    let mut fields = Vec::new();
-    while !message.is_empty() {
-        let key = varint(&mut message);
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut message)),
-            2 => {
-                let length = usize::try_from(varint(&mut message)).expect("it is short");
-                let (content, rest) = message.split_at(length);
-                message = rest;
-                Value::Bytes(content.to_vec())
-            }
-            other => panic!("a field of wire type {other}"),
-        };
-        fields.push((key >> 3, value));
-    }
-    fields
-}
-
-fn varint(from: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    for shift in (0..).step_by(7) {
-        let (byte, rest) = from.split_first().expect("a whole number");
-        *from = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    value
-}
-
-fn bytes(fields: &[(u64, Value)], number: u64) -> &[u8] {
-    fields
-        .iter()
-        .find_map(
-            |(of, value)| {
-                if let (true, Value::Bytes(bytes)) = (*of == number, value) { Some(&bytes[..]) } else { None }
-            },
-        )
-        .unwrap_or_default()
-}
-
-fn text(fields: &[(u64, Value)], number: u64) -> String {
-    String::from_utf8_lossy(bytes(fields, number)).into_owned()
-}
-
-fn number(fields: &[(u64, Value)], number: u64) -> u64 {
-    fields
-        .iter()
-        .find_map(
-            |(of, value)| if let (true, Value::Number(value)) = (*of == number, value) { Some(*value) } else { None },
-        )
-        .unwrap_or_default()
 }

@@ -67,6 +67,7 @@ pub(crate) fn status() -> Status {
             detail: "it uses the node's network".to_owned(),
         }],
         kernel_errors: vec![KernelErrorCount { error: "no_gate".to_owned(), count: 3 }],
+        runtime: None,
         warnings: Vec::new(),
     }
 }

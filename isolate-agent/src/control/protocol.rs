@@ -251,8 +251,38 @@ pub struct Status {
     pub unarmed: Vec<Unarmed>,
     /// Packets that an error in a program dropped, by kind of error, since the maps were made.
     pub kernel_errors: Vec<KernelErrorCount>,
+    /// The container runtime, as the agent sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeStatus>,
     /// What needs a person: records that cannot be read, a limit that is near, a pass that failed.
     pub warnings: Vec<String>,
+}
+
+/// The container runtime, as the agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuntimeStatus {
+    /// CRI, which tells names, addresses and namespaces.
+    pub cri: Connection,
+    /// NRI, which tells of new sandboxes before their containers run; none where it is not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nri: Option<Connection>,
+}
+
+/// One socket of the container runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Connection {
+    /// The socket, where one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Whether it answers, or has the plugin.
+    pub up: bool,
+    /// Since when that is so; none before it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// Why not, if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// One isolated pod.

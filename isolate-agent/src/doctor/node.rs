@@ -1,4 +1,4 @@
-//! What else runs on the node: the daemon, a container runtime, and what inotify has left.
+//! What else the node has: a daemon that runs, and what inotify has left.
 
 use std::{fs, io::ErrorKind, os::unix::net::UnixStream, path::Path};
 
@@ -7,21 +7,11 @@ use inotify::Inotify;
 use super::Finding;
 use crate::settings::Settings;
 
-const RUNTIMES: [(&str, &str); 8] = [
-    ("containerd", "/run/containerd/containerd.sock"),
-    ("CRI-O", "/run/crio/crio.sock"),
-    ("k3s' containerd", "/run/k3s/containerd/containerd.sock"),
-    ("k0s' containerd", "/run/k0s/containerd.sock"),
-    ("MicroK8s' containerd", "/var/snap/microk8s/common/run/containerd.sock"),
-    ("cri-dockerd", "/run/cri-dockerd.sock"),
-    ("dockershim", "/run/dockershim.sock"),
-    ("Docker", "/run/docker.sock"),
-];
 /// One watch a cgroup directory: 250 pods with three containers each and their parents.
 const WATCHES: u64 = 1024;
 
 pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
-    vec![daemon(&settings.socket()), runtime(), inotify()]
+    vec![daemon(&settings.socket()), inotify()]
 }
 
 fn daemon(socket: &Path) -> Finding {
@@ -37,24 +27,6 @@ fn daemon(socket: &Path) -> Finding {
         ),
         Err(error) => Finding::warn(NAME, format!("{at}: {error}"), "commands may not reach it", "run as root"),
     }
-}
-
-fn runtime() -> Finding {
-    const NAME: &str = "container-runtime";
-    let found: Vec<String> = RUNTIMES
-        .iter()
-        .filter(|(_, socket)| Path::new(socket).exists())
-        .map(|(name, socket)| format!("{name} at {socket}"))
-        .collect();
-    if found.is_empty() {
-        return Finding::warn(
-            NAME,
-            "no socket in the usual places",
-            "not needed to isolate: pods are found by their cgroups",
-            "if this machine is to run pods, check that this is the node and not a container on it",
-        );
-    }
-    Finding::ok(NAME, found.join(", "), "not needed to isolate: pods are found by their cgroups")
 }
 
 fn inotify() -> Finding {

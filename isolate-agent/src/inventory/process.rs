@@ -46,14 +46,20 @@ impl Netns {
         Ok(Self { id: NamespaceId { device: stat.st_dev, inode: stat.st_ino }, fd, way })
     }
 
-    /// The one that this file keeps. Errors if it keeps none, or one of another kind; waits for nothing, whatever it is.
+    /// The one that this file keeps. Errors if it keeps none, or one of another kind. What it is, is looked at before it is
+    /// opened: that alone would wait for some files (a FIFO) and have some devices do things.
     pub(super) fn of_file(path: Arc<Path>) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&*path, flags, Mode::empty())?;
-        let on_nsfs = u64::try_from(rustix::fs::fstatfs(&fd)?.f_type).is_ok_and(|magic| magic == NSFS);
+        let place = rustix::fs::open(&*path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let on_nsfs = u64::try_from(rustix::fs::fstatfs(&place)?.f_type).is_ok_and(|magic| magic == NSFS);
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "it keeps no network namespace");
+        if !on_nsfs {
+            return Err(none());
+        }
+        let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+        let fd = rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // SAFETY: the call takes a descriptor and no argument, and changes nothing.
-        if !on_nsfs || unsafe { libc::ioctl(fd.as_raw_fd(), GET_TYPE) } != libc::CLONE_NEWNET {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it keeps no network namespace"));
+        if unsafe { libc::ioctl(fd.as_raw_fd(), GET_TYPE) } != libc::CLONE_NEWNET {
+            return Err(none());
         }
         Self::new(fd, Way::File(path))
     }

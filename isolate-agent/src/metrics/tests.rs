@@ -20,6 +20,7 @@ pub(super) fn mk_status(isolated: u32) -> Status {
         pods_armed: 100,
         unarmed: vec![Unarmed { uid: uid(7), pod: None, reason: UnarmedReason::HostNetwork, detail: String::new() }],
         kernel_errors: vec![KernelErrorCount { error: KernelError::NoGate.name().to_owned(), count: 3 }],
+        runtime: None,
         warnings: vec!["a record cannot be read".to_owned()],
     }
 }

@@ -5,11 +5,13 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use prost::Message as _;
 use thiserror::Error;
 use tokio::{
     net::{UnixStream, unix::OwnedWriteHalf},
+    sync::watch,
     time::{sleep, timeout},
 };
 
@@ -22,7 +24,7 @@ use super::{
     wire::{self, Message, PLUGIN, REQUEST, RESPONSE, RUNTIME, Reader, WireError},
 };
 use crate::{
-    control::Commands,
+    control::{Commands, protocol::Connection},
     inventory::cri::{self, Cri},
     pod::PodUid,
 };
@@ -65,6 +67,7 @@ enum NriError {
 /// The plugin of one runtime.
 #[derive(Debug)]
 pub struct Plugin {
+    state: watch::Sender<Connection>,
     socket: PathBuf,
     commands: Commands,
     cri: Cri,
@@ -74,7 +77,24 @@ pub struct Plugin {
 impl Plugin {
     /// A plugin of the runtime at this socket, which hands what happens to the loop.
     pub fn new(socket: &Path, commands: Commands, cri: Cri, counters: NriCounters) -> Self {
-        Self { socket: socket.to_owned(), commands, cri, counters }
+        let known = Connection { socket: Some(socket.display().to_string()), ..Connection::default() };
+        Self { state: watch::Sender::new(known), socket: socket.to_owned(), commands, cri, counters }
+    }
+
+    /// How it stands with the runtime, now and later.
+    pub fn state(&self) -> watch::Receiver<Connection> {
+        self.state.subscribe()
+    }
+
+    /// Notes whether the runtime has it, and since when.
+    fn stands(&self, trouble: Option<String>) {
+        self.state.send_modify(|state| {
+            let up = trouble.is_none();
+            if state.up != up || state.since.is_none() {
+                state.since = Some(Timestamp::now());
+            }
+            (state.up, state.trouble) = (up, trouble);
+        });
     }
 
     /// Registers again and again, whenever the runtime is there, until `stop` completes.
@@ -92,9 +112,11 @@ impl Plugin {
                 pause = PAUSE;
             }
             let cause = std::error::Error::source(&ended).map(|cause| format!(": {cause}")).unwrap_or_default();
+            self.stands(Some(plain(&format!("{ended}{cause}"))));
             tracing::warn!(
                 socket = %self.socket.display(),
-                "no NRI: {ended}{cause}; new sandboxes are cut as events tell of them. Tried again in {pause:?}"
+                "no NRI: {}; new sandboxes are cut as events tell of them. Tried again in {pause:?}",
+                self.state.borrow().trouble.as_deref().unwrap_or_default()
             );
             tokio::select! {
                 biased;
@@ -112,6 +134,7 @@ impl Plugin {
         let mut reader = Reader::new(from);
         timeout(REGISTRATION, self.register(&mut reader, &mut to)).await.map_err(|_elapsed| NriError::Slow)??;
         self.counters.up.set(1);
+        self.stands(None);
         tracing::info!(socket = %self.socket.display(), "registered with NRI: sandboxes are seen to before their containers start");
         loop {
             let message = reader.next().await?;
@@ -217,4 +240,10 @@ impl Plugin {
         }
         self.cri.look_soon();
     }
+}
+
+/// The beginning of what a runtime said, without control characters.
+fn plain(text: &str) -> String {
+    const LONGEST: usize = 300;
+    text.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -196,8 +196,11 @@ impl Engine {
 
     /// Why the node or the cluster needs the pod, if so.
     fn essential(&self, uid: &PodUid) -> Option<String> {
-        let is_static = uid.is_plain() || self.cri.facts(uid).is_some_and(|facts| facts.is_static);
-        essential::why(self.name(uid).as_ref(), is_static)
+        let facts = self.cri.facts(uid).unwrap_or_default();
+        let is_static = uid.is_plain() || facts.is_static;
+        // Each that it is called by: where the runtime contradicts itself, one may be right.
+        let names = self.name(uid).into_iter().chain(facts.names);
+        names.map(Some).chain([None]).find_map(|name| essential::why(name.as_ref(), is_static))
     }
 
     /// Notes what is asked for; a pod that is isolated already keeps the time since when. Returns what was noted of

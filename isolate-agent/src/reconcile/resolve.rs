@@ -123,6 +123,14 @@ impl Engine {
         let (namespace, name) = text.split_once('/').unwrap_or_default();
         let by_uid =
             format!("`kubectl get pod -n {namespace} {name} -o jsonpath={{.metadata.uid}}` tells its UID, which works");
+        let contradicts =
+            |facts: &PodFacts| facts.name().is_none() && facts.names.iter().any(|of| of.to_string() == text);
+        if let Some((uid, _)) = known.pods.iter().find(|(_, facts)| contradicts(facts)) {
+            return format!(
+                "the container runtime gives pod {uid} several names, {text} among them, so nobody can say whether it is \
+                 meant; nothing was changed, {by_uid}"
+            );
+        }
         match (known.trouble, known.answered) {
             (None, Some(_)) => {
                 format!("no pod {text} on this node; `kubectl get pod -A -o wide` says on which node it runs")

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Engine;
 use crate::{
-    control::protocol::{Isolation, KernelErrorCount, Status},
+    control::protocol::{Isolation, KernelErrorCount, RuntimeStatus, Status},
     desired::Entry,
     enforce::EnforceError,
     limit::Now,
@@ -26,6 +26,7 @@ impl Engine {
     pub fn status(&self) -> Status {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.told());
+        warnings.extend(self.renamed());
         let errors = self.enforcer.kernel_errors().unwrap_or_else(|error| {
             warnings.push(error.to_string());
             Vec::new()
@@ -55,8 +56,25 @@ impl Engine {
             pods_armed,
             unarmed,
             kernel_errors: errors.into_iter().map(count).collect(),
+            runtime: Some(RuntimeStatus { cri: self.cri.known().connection(), nri: None }),
             warnings,
         }
+    }
+
+    /// Isolated pods that the container runtime calls something else than when they were isolated.
+    fn renamed(&self) -> impl Iterator<Item = String> {
+        let known = self.cri.known().pods;
+        self.desired.iter().filter_map(move |(uid, entry)| {
+            let (was, is) = (entry.record()?.pod.as_ref()?, &known.get(uid)?.names);
+            let others: Vec<String> = is.iter().filter(|name| *name != was).map(ToString::to_string).collect();
+            (!others.is_empty()).then(|| {
+                format!(
+                    "the container runtime calls pod {was} ({uid}) {} as well or instead. It stays isolated, as {was}; \
+                     pods are never renamed, so what the runtime says about names is not to be trusted: give UIDs",
+                    others.join(", ")
+                )
+            })
+        })
     }
 
     /// One isolated pod, as [`Self::status`] has it.

@@ -25,8 +25,7 @@ impl Direct {
 
     /// Releases everything and removes all that the agent has made on the node.
     pub fn uninstall(self, keep_records: bool) -> Left {
-        let Self(engine) = self;
-        engine.uninstall(keep_records)
+        self.engine.uninstall(keep_records)
     }
 }
 

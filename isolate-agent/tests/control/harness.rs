@@ -193,6 +193,7 @@ fn status() -> Status {
         pods_armed: 3,
         unarmed: Vec::new(),
         kernel_errors: Vec::new(),
+        runtime: None,
         warnings: Vec::new(),
     }
 }

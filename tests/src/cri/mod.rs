@@ -5,6 +5,7 @@
 
 mod client;
 mod config;
+pub mod hostile;
 mod image;
 mod message;
 mod node;

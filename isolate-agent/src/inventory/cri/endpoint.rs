@@ -25,7 +25,7 @@ pub(crate) fn path(given: &Path) -> PathBuf {
 }
 
 /// The sockets to ask, best first: the one that was set, or those that are there.
-pub(super) fn candidates(set: Option<&Path>) -> Vec<PathBuf> {
+pub(crate) fn candidates(set: Option<&Path>) -> Vec<PathBuf> {
     match set {
         Some(path) => vec![path.to_owned()],
         None => USUAL.iter().map(|(_, path)| PathBuf::from(path)).filter(|path| is_socket(path)).collect(),

@@ -1,12 +1,12 @@
 //! From what a runtime answers to what is known of a pod. Pure, and takes nothing on trust that is shown or opened later.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Component, Path, PathBuf},
 };
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::message::{PodSandbox, PodSandboxStatusResponse, READY};
 use crate::pod::{PodName, PodUid};
@@ -15,6 +15,12 @@ use crate::pod::{PodName, PodUid};
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
+/// Addresses kept of one pod: one of each family, and those of its other networks.
+const MAX_IPS: usize = 16;
+/// Longest id of a sandbox; runtimes use 64 hex digits.
+const MAX_ID: usize = 256;
+/// Longest path (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
 /// Where the kubelet says that a pod comes from a file or a URL and not from the API.
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
@@ -22,8 +28,8 @@ const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// What the runtime tells of one pod, from all its sandboxes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodFacts {
-    /// Namespace and name; none if they are no names that Kubernetes would take.
-    pub name: Option<PodName>,
+    /// Namespace and name. None if they are no names that Kubernetes would take; several if the runtime contradicts itself.
+    pub names: BTreeSet<PodName>,
     /// Its labels; those that Kubernetes would not take are left out.
     pub labels: BTreeMap<String, String>,
     /// Its addresses.
@@ -38,6 +44,13 @@ pub struct PodFacts {
     pub is_static: bool,
 }
 
+impl PodFacts {
+    /// Its namespace and name, if it has one and no other: a pod is never renamed.
+    pub fn name(&self) -> Option<&PodName> {
+        self.names.first().filter(|_| self.names.len() == 1)
+    }
+}
+
 /// What is learned of a sandbox by asking for it alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Detail {
@@ -45,23 +58,44 @@ pub(super) struct Detail {
     pub(super) netns: Option<PathBuf>,
 }
 
-/// All pods, by UID. Sandboxes without a UID that could be one are passed over.
-pub(super) fn pods(sandboxes: &[PodSandbox], details: &HashMap<String, Detail>) -> BTreeMap<PodUid, PodFacts> {
+/// One sandbox of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sandbox {
+    pub(super) id: String,
+    pub(super) state: i32,
+    uid: PodUid,
+    facts: PodFacts,
+}
+
+impl Sandbox {
+    /// None if it is no pod's, or has an id that no runtime makes.
+    pub(super) fn new(sandbox: &PodSandbox) -> Option<Self> {
+        let (uid, facts) = facts(sandbox)?;
+        (sandbox.id.len() <= MAX_ID).then(|| Self { id: sandbox.id.clone(), state: sandbox.state, uid, facts })
+    }
+}
+
+/// All pods, by UID. `detail` is what was learned of a sandbox, by its id.
+pub(super) fn pods<'d>(
+    sandboxes: &[Sandbox],
+    detail: impl Fn(&str) -> Option<&'d Detail>,
+) -> BTreeMap<PodUid, PodFacts> {
     let mut pods: BTreeMap<PodUid, PodFacts> = BTreeMap::new();
-    for sandbox in sandboxes {
-        let Some((uid, mut facts)) = facts(sandbox) else { continue };
-        if let Some(detail) = details.get(&sandbox.id) {
+    for Sandbox { id, uid, facts, .. } in sandboxes {
+        let mut facts = facts.clone();
+        if let Some(detail) = detail(id) {
             facts.ips.clone_from(&detail.ips);
             facts.netns.extend(detail.netns.clone());
         }
-        match pods.get_mut(&uid) {
-            None => drop(pods.insert(uid, facts)),
+        match pods.get_mut(uid) {
+            None => drop(pods.insert(*uid, facts)),
             Some(other) => {
                 if (other.ready, other.attempt) < (facts.ready, facts.attempt) {
                     std::mem::swap(other, &mut facts);
                 }
                 other.netns.append(&mut facts.netns);
                 other.is_static |= facts.is_static;
+                other.names.append(&mut facts.names);
             }
         }
     }
@@ -73,7 +107,7 @@ fn facts(sandbox: &PodSandbox) -> Option<(PodUid, PodFacts)> {
     let labels = sandbox.labels.iter().filter(|(key, value)| is_label(key, value)).take(MAX_LABELS);
     let source = sandbox.annotations.get(CONFIG_SOURCE).map(String::as_str);
     let facts = PodFacts {
-        name: PodName::new(&metadata.namespace, &metadata.name),
+        names: PodName::new(&metadata.namespace, &metadata.name).into_iter().collect(),
         labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         attempt: metadata.attempt,
         ready: sandbox.state == READY,
@@ -98,26 +132,55 @@ pub(super) fn detail(answer: &PodSandboxStatusResponse) -> Detail {
     let ips = network.into_iter().flat_map(|network| {
         std::iter::once(network.ip.as_str()).chain(network.additional_ips.iter().map(|more| more.ip.as_str()))
     });
-    let info = answer.info.get("info").and_then(|text| serde_json::from_str(text).ok());
-    Detail { ips: ips.filter_map(|ip| ip.parse().ok()).collect(), netns: info.as_ref().and_then(netns) }
+    let ips = ips.filter_map(|ip| ip.parse().ok()).take(MAX_IPS).collect();
+    Detail { ips, netns: answer.info.get("info").and_then(|info| netns(info)) }
 }
 
-/// containerd and CRI-O both give the OCI specification of the sandbox.
-fn netns(info: &Value) -> Option<PathBuf> {
-    let namespaces = info.pointer("/runtimeSpec/linux/namespaces")?.as_array()?;
-    let network = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
-    let path = PathBuf::from(network["path"].as_str()?);
-    is_safe_to_open(&path).then_some(path)
+/// The way to the namespaces in the OCI specification of the sandbox, which containerd and CRI-O both give. Read field by
+/// field: a tree of all that is in there would be many times as large.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    runtime_spec: RuntimeSpec,
 }
 
-/// Runtimes keep namespaces below `/run`, on a file system in memory: opening what lies there waits for nobody.
+#[derive(Deserialize)]
+struct RuntimeSpec {
+    linux: Linux,
+}
+
+#[derive(Deserialize)]
+struct Linux {
+    namespaces: Vec<Namespace>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    path: PathBuf,
+}
+
+fn netns(info: &str) -> Option<PathBuf> {
+    let info: Info = serde_json::from_str(info).ok()?;
+    let network = info.runtime_spec.linux.namespaces.into_iter().find(|namespace| namespace.r#type == "network")?;
+    is_safe_to_open(&network.path).then_some(network.path)
+}
+
+/// Runtimes keep namespaces below `/run`, on a file system in memory: opening what lies there waits for nobody. Users mount
+/// theirs below `/run/user`.
 pub(crate) fn is_safe_to_open(path: &Path) -> bool {
-    let below_run = path.starts_with("/run") || path.starts_with("/var/run");
-    below_run && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+    let below_run = ["/run", "/var/run"].iter().find_map(|run| path.strip_prefix(run).ok());
+    below_run.is_some_and(|path| !path.starts_with("user"))
+        && path.as_os_str().len() <= MAX_PATH
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -135,15 +198,19 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn only(sandboxes: &[PodSandbox], details: &HashMap<String, Detail>) -> PodFacts {
-        pods(sandboxes, details).remove(&UID.parse().expect("a UID")).expect("the pod is known")
+    fn all(sandboxes: &[PodSandbox], details: &BTreeMap<String, Detail>) -> BTreeMap<PodUid, PodFacts> {
+        pods(&sandboxes.iter().filter_map(Sandbox::new).collect::<Vec<_>>(), |id| details.get(id))
+    }
+
+    fn only(sandboxes: &[PodSandbox], details: &BTreeMap<String, Detail>) -> PodFacts {
+        all(sandboxes, details).remove(&UID.parse().expect("a UID")).expect("the pod is known")
     }
 
     #[test]
     fn the_ready_sandbox_speaks_for_the_pod_and_no_namespace_is_forgotten() {
         let netns = |path: &str| Detail { ips: vec![[10, 0, 0, 1].into()], netns: Some(path.into()) };
         let details =
-            HashMap::from([("old".to_owned(), netns("/run/netns/old")), ("new".to_owned(), netns("/run/netns/new"))]);
+            BTreeMap::from([("old".to_owned(), netns("/run/netns/old")), ("new".to_owned(), netns("/run/netns/new"))]);
         let (old, new) = (sandbox("old", UID, "web", 3, 1), sandbox("new", UID, "web", 2, READY));
         for order in [[old.clone(), new.clone()], [new, old]] {
             let facts = only(&order, &details);
@@ -157,10 +224,18 @@ mod tests {
         let mut hostile = sandbox("a", UID, "web\x1b[2J", 0, READY);
         hostile.labels =
             map(&[("app", "web"), ("evil\n", "x"), ("e", "\u{202e}"), ("", "x"), ("long", &"x".repeat(64))]);
-        let facts = only(&[hostile, sandbox("b", "../../etc", "x", 0, READY)], &HashMap::new());
-        assert_eq!(facts.name, None);
+        let facts = only(&[hostile, sandbox("b", "../../etc", "x", 0, READY)], &BTreeMap::new());
+        assert_eq!(facts.names, BTreeSet::new());
         assert_eq!(facts.labels, BTreeMap::from([("app".to_owned(), "web".to_owned())]));
-        assert_eq!(pods(&[PodSandbox::default()], &HashMap::new()), BTreeMap::new());
+        assert_eq!(all(&[PodSandbox::default()], &BTreeMap::new()), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_pod_with_two_names_has_none() {
+        let (one, other) = (sandbox("a", UID, "web", 0, READY), sandbox("b", UID, "db", 1, 1));
+        assert_eq!(only(std::slice::from_ref(&one), &BTreeMap::new()).name().map(PodName::name), Some("web"));
+        let facts = only(&[one, other], &BTreeMap::new());
+        assert_eq!((facts.name(), facts.names.len()), (None, 2));
     }
 
     #[test]
@@ -173,7 +248,7 @@ mod tests {
             (map(&[(CONFIG_MIRROR, "0f0e")]), true),
         ] {
             let sandbox = PodSandbox { annotations, ..sandbox("a", UID, "web", 0, READY) };
-            assert_eq!(only(&[sandbox], &HashMap::new()).is_static, is_static);
+            assert_eq!(only(&[sandbox], &BTreeMap::new()).is_static, is_static);
         }
     }
 
@@ -201,7 +276,16 @@ mod tests {
 
     #[test]
     fn files_elsewhere_are_not_opened() {
-        for path in ["/proc/1/ns/net", "/mnt/nfs/x", "run/netns/x", "/run/../mnt/nfs/x", "/running/x", ""] {
+        for path in [
+            "/proc/1/ns/net",
+            "/mnt/nfs/x",
+            "run/netns/x",
+            "/run/../mnt/nfs/x",
+            "/running/x",
+            "/run/user/1000/x",
+            "/var/run/user/x",
+            "",
+        ] {
             assert_eq!(detail(&status(&info(path), ["", ""])).netns, None, "{path}");
         }
     }
@@ -213,7 +297,7 @@ mod tests {
         ) {
             let _detail = detail(&status(&info, [&name, &uid]));
             let sandbox = PodSandbox { labels: map(&[(&key, &value)]), ..sandbox("a", UID, &name, 0, 7) };
-            let facts = only(&[sandbox], &HashMap::new());
+            let facts = only(&[sandbox], &BTreeMap::new());
             let shown = facts.labels.iter().flat_map(|(key, value)| [key, value]);
             prop_assert!(shown.into_iter().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic())));
         }

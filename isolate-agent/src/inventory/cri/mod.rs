@@ -9,21 +9,30 @@ mod facts;
 pub mod message;
 mod poll;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
-
-use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::{Instant, timeout},
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-pub(crate) use self::facts::is_safe_to_open;
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+
 use self::poll::Waits;
+pub(crate) use self::{client::version, facts::is_safe_to_open, poll::with_cause};
 pub use self::{
     client::{Client, CriError},
     facts::PodFacts,
     poll::{CriCounters, Poller},
 };
-use crate::pod::{PodName, PodUid};
+use crate::{
+    control::protocol::Connection,
+    pod::{PodName, PodUid},
+};
 
 /// What the runtime said last, and how it is.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +43,22 @@ pub struct Known {
     pub answered: Option<Instant>,
     /// Why it did not when it was last asked, if it did not.
     pub trouble: Option<Arc<str>>,
+    /// The socket that answered last.
+    pub socket: Option<PathBuf>,
+    /// Since when it answers, or does not.
+    pub since: Option<Timestamp>,
+}
+
+impl Known {
+    /// How the runtime is.
+    pub fn connection(&self) -> Connection {
+        Connection {
+            socket: self.socket.as_ref().map(|socket| socket.display().to_string()),
+            up: self.answered.is_some() && self.trouble.is_none(),
+            since: self.since,
+            trouble: self.trouble.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 /// The last answer of the container runtime, and the way to ask for another. Clones share it.
@@ -42,6 +67,24 @@ pub struct Cri {
     known: watch::Receiver<Known>,
     soon: Arc<Notify>,
     now: mpsc::Sender<Waits>,
+}
+
+/// One question, under way.
+#[derive(Debug)]
+pub struct Asked {
+    /// Ends with it.
+    over: Option<oneshot::Receiver<()>>,
+    since: Instant,
+}
+
+impl Asked {
+    /// Waits until it is over, or until it was asked so long ago.
+    pub async fn over(&mut self, patience: Duration) {
+        let Some(over) = &mut self.over else { return };
+        if timeout_at(self.since + patience, over).await.is_ok() {
+            self.over = None;
+        }
+    }
 }
 
 impl Default for Cri {
@@ -59,6 +102,26 @@ impl Cri {
         cri
     }
 
+    /// The same beside what the caller does, in a thread of its own.
+    pub fn asked_beside(set: Option<&Path>, within: Duration) -> (Self, Asked) {
+        let (cri, poller) = Poller::new(set);
+        let (asking, over) = oneshot::channel::<()>();
+        let since = Instant::now();
+        let ask = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(poller.once(within)),
+                Err(error) => tracing::warn!(%error, "the container runtime cannot be asked"),
+            }
+            drop(asking);
+        };
+        // Without a thread nobody asks, and pods are known by their UIDs.
+        if let Err(error) = std::thread::Builder::new().spawn(ask) {
+            tracing::warn!(%error, "the container runtime cannot be asked");
+        }
+        (cri, Asked { over: Some(over), since })
+    }
+
     /// What is known now.
     pub fn known(&self) -> Known {
         self.known.borrow().clone()
@@ -66,7 +129,7 @@ impl Cri {
 
     /// The name of a pod, where it is known.
     pub fn name(&self, uid: &PodUid) -> Option<PodName> {
-        self.known.borrow().pods.get(uid).and_then(|facts| facts.name.clone())
+        self.known.borrow().pods.get(uid).and_then(|facts| facts.name().cloned())
     }
 
     /// What is known of one pod.

@@ -1,12 +1,13 @@
 //! Asks the runtime beside everything else, and keeps its last answer. Nobody waits for it longer than they choose to.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use jiff::Timestamp;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -17,10 +18,8 @@ use super::{
     Cri, Known,
     client::{Client, CriError},
     endpoint,
-    facts::{self, Detail},
-    message::{
-        ListPodSandboxRequest, ListPodSandboxResponse, PodSandbox, PodSandboxStatusRequest, PodSandboxStatusResponse,
-    },
+    facts::{self, Detail, Sandbox},
+    message::{ListPodSandboxRequest, PodSandboxStatusRequest, PodSandboxStatusResponse, each_sandbox},
 };
 
 /// How often the runtime is asked without a reason.
@@ -33,8 +32,6 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 /// Time for the details of sandboxes in one look; the rest is asked for in the next.
 const DETAILS: Duration = Duration::from_secs(5);
-/// Sandboxes that are taken from one answer; a node has a few hundred pods.
-const MAX_SANDBOXES: usize = 16_384;
 /// Requests that wait; what comes on top is served by the look that these cause.
 const REQUESTS: usize = 16;
 
@@ -52,13 +49,24 @@ pub struct CriCounters {
 /// One that waits for a look: it is dropped when that is over.
 pub(super) type Waits = oneshot::Sender<()>;
 
+/// What is known of one sandbox beyond the list.
+#[derive(Debug, Default)]
+struct Learned {
+    detail: Detail,
+    /// The state in which it was asked for; none if it did not answer.
+    state: Option<i32>,
+    /// How often it did not.
+    failures: u32,
+}
+
 /// Asks one runtime, for as long as it is run.
 #[derive(Debug)]
 pub struct Poller {
     set: Option<PathBuf>,
     /// The socket that answered last.
     chosen: Option<PathBuf>,
-    details: HashMap<String, (i32, Detail)>,
+    /// By the ids of sandboxes.
+    learned: BTreeMap<String, Learned>,
     known: watch::Sender<Known>,
     soon: Arc<Notify>,
     now: mpsc::Receiver<Waits>,
@@ -74,7 +82,7 @@ impl Poller {
         let poller = Self {
             set: set.map(Into::into),
             chosen: None,
-            details: HashMap::new(),
+            learned: BTreeMap::new(),
             known: known_sender,
             soon: Arc::clone(&soon),
             now,
@@ -143,8 +151,8 @@ impl Poller {
             Ok((mut client, sandboxes)) => {
                 self.counters.up.set(1);
                 self.counters.last_answer.set(crate::metrics::unix_now_secs());
-                let ids: HashSet<&String> = sandboxes.iter().map(|sandbox| &sandbox.id).collect();
-                self.details.retain(|id, _| ids.contains(id));
+                let ids: BTreeSet<&String> = sandboxes.iter().map(|sandbox| &sandbox.id).collect();
+                self.learned.retain(|id, _| ids.contains(id));
                 self.publish(&sandboxes);
                 drop(waiting);
                 if self.learn(&mut client, &sandboxes).await {
@@ -163,7 +171,10 @@ impl Poller {
                     tracing::warn!(error = %text, "pods are known by their UIDs only, or by what the runtime said last");
                 }
                 self.known.send_if_modified(|known| {
-                    known.trouble = Some(text);
+                    if known.trouble.replace(text).is_none() {
+                        known.since = Some(Timestamp::now());
+                    }
+                    known.socket = known.socket.take().or_else(|| self.set.clone());
                     false
                 });
                 Err(error)
@@ -172,7 +183,7 @@ impl Poller {
     }
 
     /// The sandboxes of the first runtime that has any; of those that answer, the first.
-    async fn list(&mut self) -> Result<(Client, Vec<PodSandbox>), CriError> {
+    async fn list(&mut self) -> Result<(Client, Vec<Sandbox>), CriError> {
         let mut candidates = endpoint::candidates(self.set.as_deref());
         candidates.sort_by_key(|path| self.chosen.as_ref() != Some(path));
         let mut best = Err(CriError::NoSocket);
@@ -193,48 +204,56 @@ impl Poller {
         best
     }
 
-    /// Asks for the sandboxes that are new or in another state than before; whether anything was learned.
-    async fn learn(&mut self, client: &mut Client, sandboxes: &[PodSandbox]) -> bool {
+    /// Asks for the sandboxes that are new or in another state than before; whether anything was learned. One that does not
+    /// answer is asked for again by the next look, after the others: it must not keep them from being asked for.
+    async fn learn(&mut self, client: &mut Client, sandboxes: &[Sandbox]) -> bool {
         let end = Instant::now() + DETAILS;
         let mut learned = false;
-        for sandbox in sandboxes {
-            if self.details.get(&sandbox.id).is_some_and(|(state, _)| *state == sandbox.state) {
-                continue;
-            }
+        let known = |sandbox: &&Sandbox| self.learned.get(&sandbox.id);
+        let is_new = |sandbox: &&Sandbox| known(sandbox).is_none_or(|known| known.state != Some(sandbox.state));
+        let mut new: Vec<&Sandbox> = sandboxes.iter().filter(is_new).collect();
+        new.sort_by_key(|sandbox| known(sandbox).map_or(0, |known| known.failures));
+        for sandbox in new {
             // Whoever waits for names is not kept waiting.
             if Instant::now() > end || !self.now.is_empty() {
                 break;
             }
             let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.id.clone(), verbose: true };
             let call = client.call::<_, PodSandboxStatusResponse>("PodSandboxStatus", request);
-            let mut detail = match timeout(DEADLINE, call).await {
-                Ok(Ok(answer)) => facts::detail(&answer),
+            let answer = timeout(DEADLINE, call).await;
+            let known = self.learned.entry(sandbox.id.clone()).or_default();
+            match answer {
+                Ok(Ok(answer)) => {
+                    let detail = facts::detail(&answer);
+                    // One that is not ready any more may not say where its namespace was, and containers may live there.
+                    let netns = detail.netns.or_else(|| known.detail.netns.take());
+                    *known = Learned { detail: Detail { netns, ..detail }, state: Some(sandbox.state), failures: 0 };
+                    learned = true;
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "a sandbox without details");
-                    Detail::default()
+                    self.counters.failures.inc();
+                    known.failures += 1;
                 }
                 Err(_elapsed) => {
                     self.counters.failures.inc();
+                    known.failures += 1;
                     break;
                 }
-            };
-            // A sandbox that is not ready any more may not say where its namespace was, and containers may live there.
-            if let Some((_, before)) = self.details.remove(&sandbox.id) {
-                detail.netns = detail.netns.or(before.netns);
             }
-            self.details.insert(sandbox.id.clone(), (sandbox.state, detail));
-            learned = true;
         }
         learned
     }
 
     /// Wakes those who wait for changes only if there are any.
-    fn publish(&self, sandboxes: &[PodSandbox]) {
-        let details = self.details.iter().map(|(id, (_, detail))| (id.clone(), detail.clone())).collect();
-        let pods: BTreeMap<_, _> = facts::pods(sandboxes, &details);
+    fn publish(&self, sandboxes: &[Sandbox]) {
+        let pods = facts::pods(sandboxes, |id| self.learned.get(id).map(|known| &known.detail));
         self.known.send_if_modified(|known| {
+            if known.trouble.take().is_some() || known.answered.is_none() {
+                known.since = Some(Timestamp::now());
+            }
             known.answered = Some(Instant::now());
-            known.trouble = None;
+            known.socket.clone_from(&self.chosen);
             let changed = *known.pods != pods;
             if changed {
                 known.pods = Arc::new(pods);
@@ -244,14 +263,18 @@ impl Poller {
     }
 }
 
-async fn list(path: &Path) -> Result<(Client, Vec<PodSandbox>), CriError> {
+async fn list(path: &Path) -> Result<(Client, Vec<Sandbox>), CriError> {
+    const METHOD: &str = "ListPodSandbox";
     let mut client = Client::connect(path).await?;
-    let mut answer: ListPodSandboxResponse = client.call("ListPodSandbox", ListPodSandboxRequest {}).await?;
-    answer.items.truncate(MAX_SANDBOXES);
-    Ok((client, answer.items))
+    let answer = client.call_undecoded(METHOD, ListPodSandboxRequest {}).await?;
+    let mut sandboxes = Vec::new();
+    each_sandbox(answer, |sandbox| sandboxes.extend(Sandbox::new(sandbox)))
+        .map_err(|why| client.failed(METHOD, &format!("its answer is not CRI's: {why}")))?;
+    Ok((client, sandboxes))
 }
 
-fn with_cause(error: &CriError) -> String {
+/// An error and its causes.
+pub(crate) fn with_cause(error: &CriError) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();
