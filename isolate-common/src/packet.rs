@@ -91,6 +91,9 @@ impl Packet {
             }
             0x60..=0x6f => {
                 let header = source.bytes::<IPV6_HEADER>(start)?;
+                if is_extension(header[6]) {
+                    return None;
+                }
                 let rest = u32::from(u16::from_be_bytes([header[4], header[5]]));
                 let (mut from, mut to) = ([0; 16], [0; 16]);
                 from.copy_from_slice(&header[8..24]);
@@ -129,6 +132,15 @@ impl Packet {
         };
         Some(Self { v6, peer, own, protocol, peer_port, own_port, kind, payload })
     }
+}
+
+/// Whether another header of IPv6 follows, and not a protocol (IANA, "IPv6 Extension Header Types"; without ESP, which hides
+/// all that follows, and those for experiments: an `--allow` without a port lets these pass).
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the BPF programs must not pay for a call")]
+const fn is_extension(next: u8) -> bool {
+    // Hop by hop, routing, fragment, authentication, destination, mobility, HIP, Shim6.
+    matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 
 mod claims;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
 use isolate_tests::{
     channel::{Channel, End, Path},
     frame::{Mark, ethernet},
     netdev,
     observe::Observer,
-    packet::{IPV4, UDP, ipv4, udp},
+    packet::{IPV4, IPV6, UDP, ipv4, ipv6, udp},
     pod::{Link, Spec},
     process::Process,
     wait,
@@ -32,6 +35,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             ("who_may_begin_is_kept", who_may_begin_is_kept),
             ("ports_and_protocols_are_kept", ports_and_protocols_are_kept),
             ("frames_go_to_the_node_and_nowhere_else", frames_go_to_the_node_and_nowhere_else),
+            ("extension_headers_do_not_pass", extension_headers_do_not_pass),
+            ("more_than_the_kernel_keeps_is_refused", more_than_the_kernel_keeps_is_refused),
             ("what_makes_no_sense_changes_nothing", what_makes_no_sense_changes_nothing),
             ("an_address_taken_after_the_cut", claims::an_address_taken_after_the_cut_is_not_answered_for),
             ("an_address_taken_before_the_cut", claims::an_address_taken_before_the_cut_is_not_answered_for),
@@ -176,6 +181,57 @@ fn frames_go_to_the_node_and_nowhere_else() {
     wait::until("the node hands it to whom it is for", || at_host.marked(&during) > 0);
     assert!(at_stranger.marked(&during) == 0, "a stranger got it");
     assert!(at_host.marked(&spoofed) == 0, "it came with a stranger's hardware address");
+}
+
+/// A header that a router or the host itself acts on, in front of what is allowed.
+fn extension_headers_do_not_pass() {
+    const DESTINATION_OPTIONS: u8 = 60;
+    const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour: friend, .. } = &scene;
+    let _daemon = agent.daemon();
+    let (pod, host) = (web.end(), friend.end());
+    let at_host = Observer::start(friend.netns(), "eth0");
+    let send = |extended: bool, mark: &Mark| {
+        let datagram = udp(4000, 4000, mark.bytes());
+        let packet = if extended {
+            let body = [&[UDP, 0][..], &PADDING, &datagram].concat();
+            ipv6(pod.v6, host.v6, DESTINATION_OPTIONS, &body)
+        } else {
+            ipv6(pod.v6, host.v6, UDP, &datagram)
+        };
+        web.app().packet("eth0", wait::DEADLINE).send(&ethernet(host.mac, pod.mac, IPV6, &packet));
+    };
+    let (before, plain, extended) = (Mark::new(), Mark::new(), Mark::new());
+    send(true, &before);
+    wait::until("it passes from a healthy pod", || at_host.marked(&before) > 0);
+    agent.add(&[web.uid(), "--allow", &host.v6.to_string()]);
+    send(true, &extended);
+    send(false, &plain);
+    wait::until("the datagram passes without it", || at_host.marked(&plain) > 0);
+    assert!(at_host.marked(&extended) == 0, "an extension header passed");
+}
+
+/// 64 ranges each of more pods than the map of all has room for, in one request.
+fn more_than_the_kernel_keeps_is_refused() {
+    const FIT: usize = 65_536 / 64;
+    let scene = Scene::new();
+    let Scene { agent, node, .. } = &scene;
+    let uids: Vec<String> = (0..=FIT).map(|number| format!("7a000000-0000-4000-8000-{number:012x}")).collect();
+    for uid in &uids {
+        let folder = node.cgroup().join("kubepods/burstable").join(format!("pod{uid}"));
+        fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    }
+    let hosts: Vec<String> = (0..64).map(|number| format!("198.51.100.{number}")).collect();
+    let options = hosts.iter().flat_map(|host| ["--allow", host]);
+    let arguments: Vec<&str> = ["add"].into_iter().chain(uids.iter().map(String::as_str)).chain(options).collect();
+    let output = agent.run(&arguments).expect(4);
+    assert!(output.stderr.contains("65536 allowed addresses of all pods together"), "{}", output.stderr);
+    assert_eq!(agent.isolated().len(), FIT, "the others are isolated");
+    // Without what is refused it is isolated like the others, of which no process runs either.
+    agent.run(&["add", &uids[FIT]]).expect(5);
+    agent.run(&["remove", "--all"]).expect(0);
+    assert!(agent.isolated().is_empty());
 }
 
 fn what_makes_no_sense_changes_nothing() {

@@ -21,8 +21,13 @@ impl Engine {
     /// Isolates pods. `received` is when the request arrived.
     pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
         self.look_for(&request.uids).await;
-        let resolved: Vec<Result<(String, PodUid), Outcome>> =
-            request.uids.iter().map(|text| self.admit(text, request)).collect();
+        let mut admitted = BTreeSet::new();
+        let admit = |text: &String| {
+            let one = self.admit(text, request, &admitted);
+            admitted.extend(one.iter().map(|(_, uid)| *uid));
+            one
+        };
+        let resolved: Vec<Result<(String, PodUid), Outcome>> = request.uids.iter().map(admit).collect();
         if request.dry_run {
             let results = resolved
                 .into_iter()
@@ -117,8 +122,13 @@ impl Engine {
         failed
     }
 
-    /// Resolves one pod and applies the rules that `force` overrides.
-    fn admit(&self, text: &str, request: &AddRequest) -> Result<(String, PodUid), Outcome> {
+    /// Resolves one pod and applies the rules that `force` overrides. `admitted` are those before it in the request.
+    fn admit(
+        &self,
+        text: &str,
+        request: &AddRequest,
+        admitted: &BTreeSet<PodUid>,
+    ) -> Result<(String, PodUid), Outcome> {
         let uid = self.resolve(text, Purpose::Isolate)?;
         let refusal = self.inventory.pods.get(&uid).map_or_else(|| self.essential(&uid), |pod| match &pod.guard {
             Some(Guard::AgentItself) => Some("this agent runs in it, and would cut itself off".to_owned()),
@@ -136,7 +146,7 @@ impl Engine {
                     format!("pod {} was not isolated: {why}; --force does it all the same", self.called(&uid));
                 Err(self.outcome(text, uid, Code::Refused, message))
             }
-            _ => match self.cannot_exempt(&uid, request) {
+            _ => match self.cannot_exempt(&uid, request, admitted) {
                 Some(why) => {
                     let message = format!("nothing was changed for pod {}: {why}", self.called(&uid));
                     Err(self.outcome(text, uid, Code::Refused, message))
@@ -147,7 +157,7 @@ impl Engine {
     }
 
     /// Why what is to pass for this pod cannot be told from the rest, if so. Nothing overrides that: it would be widened.
-    fn cannot_exempt(&self, uid: &PodUid, request: &AddRequest) -> Option<String> {
+    fn cannot_exempt(&self, uid: &PodUid, request: &AddRequest, admitted: &BTreeSet<PodUid>) -> Option<String> {
         let pod = self.inventory.pods.get(uid);
         let has_exemptions = request.keep_probes || !request.allow.is_empty();
         if has_exemptions && pod.is_some_and(|pod| !pod.interfaces.is_empty() && pod.host_veths().next().is_none()) {
@@ -178,9 +188,16 @@ impl Engine {
             }
         }
         let wanted = request.allowed().ok().and_then(|allowed| allow::compile(&allowed).ok()).unwrap_or_default().len();
-        let known = self.desired.iter().filter(|(of, _)| *of != uid).map(|(_, entry)| entry.allowed().len());
-        (wanted > 0 && known.sum::<usize>() + wanted > MAX_ALLOWED_IN_ALL).then(|| {
-            format!("{MAX_ALLOWED_IN_ALL} allowed addresses of all pods together are kept, and this would be more")
+        if wanted == 0 {
+            return None;
+        }
+        let asking: BTreeSet<&PodUid> = admitted.iter().chain([uid]).collect();
+        let others = self.desired.iter().filter(|(of, _)| !asking.contains(of)).map(|(_, entry)| entry.allowed().len());
+        (others.sum::<usize>() + wanted * asking.len() > MAX_ALLOWED_IN_ALL).then(|| {
+            format!(
+                "{MAX_ALLOWED_IN_ALL} allowed addresses of all pods together are kept, and this would be more: allow \
+                 wider ranges, or isolate it without --allow"
+            )
         })
     }
 
