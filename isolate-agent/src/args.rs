@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use isolate_agent::settings::{Arm, Layer, LogFormat, VethHook};
+use isolate_agent::{
+    allow::Allow,
+    settings::{Arm, Layer, LogFormat, VethHook},
+};
 use jiff::Timestamp;
 
 /// Version and commit.
@@ -206,6 +209,9 @@ pub(crate) struct Preview {
     /// As with --keep-probes and --keep-loopback
     #[arg(long)]
     pub preserve: bool,
+    /// As if it might talk to these addresses: [in:|out:]CIDR[:PORT[/tcp|udp]]; may be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Vec<Allow>,
     #[command(flatten)]
     pub specification: Specification,
     /// Form of the preview

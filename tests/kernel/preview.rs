@@ -4,8 +4,10 @@ use std::{fs, net::Ipv4Addr, time::Duration};
 
 use isolate_tests::{
     channel::{Channel, Path},
+    frame::Mark,
     pod::{Link, Spec},
     process::{Process, Socket},
+    wait,
     wire::{Family, Kind},
 };
 use serde_json::Value;
@@ -15,6 +17,7 @@ use crate::{scene::Scene, suite::trials};
 trials![
     it_says_what_is_then_done,
     a_dry_run_says_the_same,
+    what_is_said_to_go_on_goes_on,
     of_a_host_network_pod_its_own_sockets_only,
     a_manifest_that_is_not_right_is_refused,
     without_a_specification_it_says_what_the_node_knows,
@@ -102,6 +105,35 @@ fn a_dry_run_says_the_same() {
         assert!(text.contains(said), "{said:?} is not in\n{text}");
     }
     assert!(agent.isolated().is_empty());
+}
+
+/// One connection with an allowed host, and one with another.
+fn what_is_said_to_go_on_goes_on() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour: friend, node } = &scene;
+    let stranger = node.pod(&Spec::default());
+    let _daemon = agent.daemon();
+    let (friends, ..) = connection(friend.app(), web.app(), web.end().v4);
+    let (strangers, ..) = connection(stranger.app(), web.app(), web.end().v4);
+    let passes = |[_, client, server]: &[Socket<'_>; 3], mark: &Mark| {
+        client.send(mark.bytes());
+        let got = server.recv();
+        got.is_ok() && mark.is_in(&got.data)
+    };
+    assert!(passes(&friends, &Mark::new()) && passes(&strangers, &Mark::new()));
+    let options = ["--allow", &friend.end().v4.to_string()];
+    let said = preview(&scene, &options);
+    let peers = |list: &str| {
+        let flows = said["flows"][list].as_array().cloned().unwrap_or_default();
+        flows.iter().map(|flow| flow["peer"].to_string()).collect::<String>()
+    };
+    let [friends_address, strangers_address] = [friend, &stranger].map(|pod| format!("{}:", pod.end().v4));
+    assert!(peers("kept").contains(&friends_address) && !peers("kept").contains(&strangers_address), "{said:#}");
+    assert!(peers("cut").contains(&strangers_address) && !peers("cut").contains(&friends_address), "{said:#}");
+    agent.add(&[&[web.uid()], &options[..]].concat());
+    wait::until("the allowed connection goes on", || passes(&friends, &Mark::new()));
+    assert!(!passes(&strangers, &Mark::new()), "the other goes on");
+    agent.run(&["preview", web.uid(), "--allow", "10.0.0.1/8"]).expect(2);
 }
 
 fn of_a_host_network_pod_its_own_sockets_only() {

@@ -30,6 +30,8 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
             keep_loopback: request.keep_loopback,
             keep_probes: request.keep_probes,
             probe_ports: request.probe_ports.iter().copied().collect(),
+            // They were checked.
+            allow: request.allowed().unwrap_or_default(),
         };
         let outcomes = outcomes(request, args, &settings).await?;
         return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;

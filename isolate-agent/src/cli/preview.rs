@@ -4,6 +4,7 @@
 mod text;
 
 use isolate_agent::{
+    allow::{self, AllowError},
     control::protocol::{Code, Outcome, Outcomes},
     desired::Store,
     doctor::{self, State},
@@ -35,6 +36,8 @@ pub(crate) enum PreviewError {
     Inventory(#[from] InventoryError),
     #[error(transparent)]
     Spec(#[from] SpecError),
+    #[error(transparent)]
+    Allow(AllowError),
     #[error(
         "nothing was changed: the ports that the pod's probes call are not certain, for {read} is not right: {}; mend it, or \
          give them with --probe-port",
@@ -47,7 +50,7 @@ impl PreviewError {
     pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Pod(error) => error.code(),
-            Self::Spec(_) | Self::Problems { .. } => Code::Usage,
+            Self::Spec(_) | Self::Allow(_) | Self::Problems { .. } => Code::Usage,
             Self::Inventory(_) => Code::Failed,
         }
     }
@@ -58,7 +61,9 @@ pub(crate) async fn run(args: &args::Preview, settings: &Settings) -> Result<Cod
         keep_loopback: args.keep_loopback || args.preserve,
         keep_probes: args.keep_probes || args.preserve,
         probe_ports: args.probe_ports.iter().copied().collect(),
+        allow: args.allow.clone(),
     };
+    allow::compile(&options.allow).map_err(PreviewError::Allow)?;
     let node = Node::look(settings, &args.specification, true).await?;
     let obstacles = obstacles(settings).await;
     let preview = node.preview(node.find(&args.pod).map_err(PreviewError::from)?, &options, &obstacles).await?;

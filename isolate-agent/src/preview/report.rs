@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::prober::Window;
-use crate::control::protocol::HookStatus;
+use crate::{allow::Allow, control::protocol::HookStatus};
 
 /// What isolating a pod will do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct Options {
     /// To these ports.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub probe_ports: BTreeSet<u16>,
+    /// These addresses may still talk to it, or it to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
 }
 
 /// What becomes of a container.

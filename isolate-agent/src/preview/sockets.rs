@@ -9,11 +9,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use isolate_common::Direction;
+
 use super::{
     processes::PodProcesses,
     report::{Flow, Flows, Options},
 };
-use crate::inventory::Process;
+use crate::{
+    allow,
+    inventory::Process,
+    verify::{Allowed, Kind},
+};
 
 /// Most that is read of one table, in bytes: some 100,000 sockets.
 const MAX_TABLE_BYTES: u64 = 16 * 1024 * 1024;
@@ -75,11 +81,16 @@ fn sort(rows: &[Row], holders: &BTreeMap<u64, String>, options: &Options) -> Flo
     let waits = |row: &Row| row.peer.port() == 0;
     let ports: BTreeSet<(&str, u16)> =
         rows.iter().filter(|row| waits(row)).map(|row| (row.protocol, row.local.port())).collect();
+    let rules = allow::compile(&options.allow).unwrap_or_default();
     let mut flows = Flows::default();
     for row in rows {
         let inwards = ports.contains(&(row.protocol, row.local.port()));
         let loopback = row.local.ip().is_loopback() || row.peer.ip().is_loopback();
-        let (list, direction) = match (waits(row), loopback && options.keep_loopback) {
+        let began = if inwards { Direction::In } else { Direction::Out };
+        let kind = if row.protocol == "tcp" { Kind::Tcp } else { Kind::Udp };
+        let allowed = || Allowed(&rules).first(kind, pair(row.local), pair(row.peer), began);
+        let kept = if loopback { options.keep_loopback } else { !waits(row) && allowed() };
+        let (list, direction) = match (waits(row), kept) {
             (true, _) => (&mut flows.listening, None),
             (false, true) => (&mut flows.kept, Some(inwards)),
             (false, false) => (&mut flows.cut, Some(inwards)),
@@ -101,6 +112,10 @@ fn sort(rows: &[Row], holders: &BTreeMap<u64, String>, options: &Options) -> Flo
         list.sort();
     }
     flows
+}
+
+fn pair(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip(), address.port())
 }
 
 fn parse(line: &str, protocol: &'static str) -> Option<Row> {
@@ -187,6 +202,14 @@ mod tests {
         );
         assert_eq!(short(&flows.kept), ["tcp out 127.0.0.1:54321 127.0.0.1:3306 ESTAB -"]);
         assert_eq!(short(&flows.listening), ["tcp - 0.0.0.0:80 - LISTEN -", "udp - [::]:5353 - UNCONN -"]);
+        let allow = ["10.88.0.20:80/tcp", "in:8.8.8.8", "out:1.1.1.1:53/udp"].map(|rule| rule.parse().expect("a rule"));
+        let some = sort(&rows(), &holders, &Options { allow: allow.to_vec(), ..Options::default() });
+        assert_eq!(
+            short(&some.kept),
+            ["tcp in 10.88.0.10:80 10.88.0.20:40000 ESTAB web (7)", "udp out 10.88.0.10:53 1.1.1.1:53 ESTAB -"],
+            "the called side's port counts, and who called"
+        );
+        assert_eq!(some.cut.len(), 3);
         let plain = sort(&rows(), &holders, &Options::default());
         assert_eq!((plain.cut.len(), plain.kept.len()), (5, 0), "loopback is cut as well");
     }

@@ -114,6 +114,7 @@ fn kept_probes_end_nothing() {
         keep_probes: true,
         keep_loopback,
         probe_ports: ports.iter().copied().collect(),
+        ..Options::default()
     };
     let [web, worker] = &containers("scene.yaml", &keep(&[80], false), 0)[..] else { unreachable!("two containers") };
     assert_eq!((web.outcome, web.probes[0].effect), (Outcome::KeepsRunning, Effect::Kept));
@@ -128,7 +129,7 @@ fn no_probe_is_kept_on_the_nodes_network() {
     let mut search = search("scene.yaml");
     let pod = &mut search.found.as_mut().expect("found").spec;
     pod.host_network = true;
-    let options = Options { keep_probes: true, keep_loopback: true, probe_ports: [80].into() };
+    let options = Options { keep_probes: true, keep_loopback: true, probe_ports: [80].into(), ..Options::default() };
     let outlooks = Scene { pod, options: &options, now: at(1000), age_at_least: 0 }.containers();
     assert_eq!((outlooks[0].outcome, outlooks[0].probes[0].effect), (Outcome::Ends, Effect::Cut));
 }
@@ -178,7 +179,7 @@ fn the_scene_from_end_to_end() {
 
 #[test]
 fn kept_probes_keep_the_scene() {
-    let options = Options { keep_probes: true, keep_loopback: true, probe_ports: [80].into() };
+    let options = Options { keep_probes: true, keep_loopback: true, probe_ports: [80].into(), ..Options::default() };
     let preview = preview("scene.yaml", &options, |_| ());
     assert_eq!(preview.evidence.lost, Vec::<String>::new());
     assert_eq!(preview.service.not_ready_secs, None);

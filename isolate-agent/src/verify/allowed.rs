@@ -1,4 +1,4 @@
-//! Which probes a pod's `--allow` rules let pass: those prove nothing, and are no leak. Pure.
+//! What a pod's `--allow` rules let pass. Pure. Probes that they do prove nothing, and are no leak.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ const ETHERNET: usize = 14;
 
 /// A pod's rules.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowed<'a>(pub(super) &'a Compiled);
+pub(crate) struct Allowed<'a>(pub(crate) &'a Compiled);
 
 impl Allowed<'_> {
     /// Whether a frame is let pass on its way in this direction.
@@ -29,7 +29,7 @@ impl Allowed<'_> {
     }
 
     /// Whether a socket's first packet is, between these addresses and ports of the pod and of the other side.
-    pub(super) fn first(self, kind: Kind, own: (IpAddr, u16), peer: (IpAddr, u16), direction: Direction) -> bool {
+    pub(crate) fn first(self, kind: Kind, own: (IpAddr, u16), peer: (IpAddr, u16), direction: Direction) -> bool {
         let v6 = own.0.is_ipv6();
         let (protocol, kind) = match kind {
             Kind::Udp => (protocol::UDP, 0),

@@ -24,8 +24,8 @@ use isolate_common::{DIRECTIONS, Direction, HOOKS, Hook, SlotCounters};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::Mutex;
 
-pub(crate) use self::child::prefix as leaf_prefix;
-use self::{allowed::Allowed, interface::Probe, judge::Evidence};
+pub(crate) use self::{allowed::Allowed, child::prefix as leaf_prefix, socket::Kind};
+use self::{interface::Probe, judge::Evidence};
 use crate::{
     allow::Compiled,
     control::protocol::{Code, Finding, HookState, HookStatus, Proof, Verification, Verifications},

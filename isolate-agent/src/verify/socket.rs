@@ -24,7 +24,7 @@ pub(super) type Mark = [u8; 16];
 
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Udp,
     Icmp,
     Raw,

@@ -72,6 +72,10 @@ impl Page {
             if pod.host_network { "the node's own (hostNetwork): only its sockets are cut" } else { "its own" };
         self.line(2, &Cell::from(format!("processes      {}", pod.processes)));
         self.line(2, &Cell::from(format!("network        {network}")));
+        if !preview.options.allow.is_empty() {
+            let allowed: Vec<String> = preview.options.allow.iter().map(ToString::to_string).collect();
+            self.line(2, &Cell::from(format!("may talk to    {}", allowed.join(", "))));
+        }
         let specification = pod.specification.as_deref().unwrap_or("not known");
         self.line(2, &Cell::from(format!("specification  {specification}")));
     }
