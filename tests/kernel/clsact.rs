@@ -26,6 +26,7 @@ use crate::{
     containers, crash, escape, isolate, leaving,
     scene::Scene,
     suite::{self, trials},
+    upgrade,
     verify::{self, Watch},
 };
 
@@ -55,6 +56,7 @@ pub(crate) fn others() -> Vec<Trial> {
         arming::trials,
         leaving::trials,
         escape::trials,
+        upgrade::trials,
         verify::either_way,
     ];
     subjects.into_iter().flat_map(|trials| suite::attaching_by("clsact", trials)).collect()

@@ -14,9 +14,9 @@ use isolate_common::{DIRECTIONS, Direction, Hook, names};
 use super::{
     EnforceError,
     clsact::{self, Ours, Owner},
-    links::{Pin, unpin},
     netdev,
     object::Programs,
+    pin::{Pin, unpin},
     pins, sys,
     tc::{Place, Side, Tc},
 };

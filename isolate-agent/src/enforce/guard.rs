@@ -12,7 +12,7 @@ use aya::{
 };
 use isolate_common::{Direction, names};
 
-use super::{EnforceError, clsact, filters, links, netdev, object, pins, sys, tc};
+use super::{EnforceError, clsact, filters, links, netdev, object, pin::Pin, pins, sys, tc};
 use crate::{inventory::HostVeth, plan::NetdevPlace};
 
 /// Stops probes with one source address, wherever it stands.
@@ -84,8 +84,8 @@ impl Post<'_> {
     /// Whether our hook there is a link: it has a pin then.
     fn is_by_link(self, folder: &Path, direction: Direction) -> bool {
         let pin = match self {
-            Self::Veth(veth) => links::Pin::Veth(veth.ifindex),
-            Self::Netdev(place) => links::Pin::Netdev(place.key),
+            Self::Veth(veth) => Pin::Veth(veth.ifindex),
+            Self::Netdev(place) => Pin::Netdev(place.key),
         };
         pins::links(folder).join(pin.name(direction)).exists()
     }

@@ -15,10 +15,11 @@ use super::{
     EnforceError, Mended,
     copies::{self, VethCopies},
     filters::Filters,
-    links::{Links, Pin, note},
+    links::Links,
     maps::Maps,
     mechanism::Mechanism,
     object::Programs,
+    pin::{Pin, note},
 };
 use crate::{
     inventory::{CgroupId, HostVeth, IfIndex},

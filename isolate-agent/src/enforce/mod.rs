@@ -16,6 +16,7 @@ mod maps;
 mod mechanism;
 mod netdev;
 mod object;
+mod pin;
 mod pins;
 mod sys;
 mod tc;

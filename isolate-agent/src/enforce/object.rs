@@ -23,8 +23,8 @@ use isolate_common::{Ask, Direction, KernelError, names};
 
 use super::{
     EnforceError, MAX_ALLOWED_IN_ALL, Mended,
-    links::{NEXT, unpin},
     maps::Maps,
+    pin::{NEXT, unpin},
     pins, sys, upgrade,
 };
 use crate::{fault, inventory::IfIndex, observed::Slot};

@@ -10,7 +10,7 @@ use std::{
 use isolate_common::LAYOUT_VERSION;
 use rustix::{fs::statfs, mount};
 
-use super::{EnforceError, Mended, links::unpin, sys};
+use super::{EnforceError, Mended, pin::unpin, sys};
 
 /// Where systemd and every distribution mount the BPF file system.
 const USUAL_MOUNT: &str = "/sys/fs/bpf";

@@ -19,7 +19,8 @@ use isolate_common::names;
 use super::{
     EnforceError, Enforcer,
     copies::{self, VethCopies},
-    links::{Links, Pin, unpin},
+    links::Links,
+    pin::{NEXT, Pin, unpin},
     pins,
     sys::{self, Place},
 };
@@ -179,15 +180,12 @@ impl Enforcer {
                 fault::after("link moved");
             }
         }
-        if folder != self.folder {
-            self.move_filters(folder)?;
-        }
-        Ok(())
+        self.take_over_filters(folder)
     }
 
-    /// Filters of clsact hold their programs, of the older layout, by themselves; they are found by their names and by these
-    /// pins, and the next pass puts this agent's in their place.
-    fn move_filters(&self, folder: &Path) -> Result<(), EnforceError> {
+    /// Filters of clsact hold their programs, of the older agent, by themselves. Those inside pods are found by pins of these
+    /// programs; when a pin leads to this agent's the filter is stale, and the next pass puts another in its place.
+    fn take_over_filters(&mut self, folder: &Path) -> Result<(), EnforceError> {
         let (from, to) = (pins::filters(folder), pins::filters(&self.folder));
         let failed = |source| EnforceError::Older { what: "the filters", path: from.clone(), source };
         let entries = match fs::read_dir(&from) {
@@ -195,7 +193,16 @@ impl Enforcer {
             other => other.map_err(failed)?,
         };
         for entry in entries.collect::<io::Result<Vec<_>>>().map_err(failed)? {
-            fs::rename(entry.path(), to.join(entry.file_name())).map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some((Pin::Netdev(key), direction)) = Pin::read(&name) {
+                let program = self.netdev.of(&self.maps, key.slot, direction)?.as_fd();
+                let next = to.join(name.clone() + NEXT);
+                let pinned = unpin(&next).and_then(|()| sys::obj_pin(program, &next));
+                pinned.and_then(|()| fs::rename(&next, to.join(&name))).map_err(failed)?;
+            }
+            if from != to {
+                unpin(&entry.path()).map_err(failed)?;
+            }
         }
         Ok(())
     }
