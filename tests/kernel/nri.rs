@@ -13,6 +13,7 @@ use isolate_tests::{
     process, wait,
     wire::Family,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::suite::trials;
 
@@ -78,15 +79,21 @@ fn a_sandbox_is_cut_before_its_first_frame() {
     }
 }
 
-/// What the plugin is for: events come after the first frames.
+/// What the plugin is for: events come after the first frames, the later the busier the agent is; here it is held for once.
 fn without_it_the_first_frames_get_out() {
     let node = Node::new();
     let agent = Agent::new(&node);
-    let _daemon = agent.daemon();
+    let daemon = agent.daemon();
+    let signal = |signal| {
+        let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process has a number"), signal).expect("the daemon runs");
+    };
     let web = isolated_before_it_runs(&agent, &node);
     let bridge = Observer::start(node.netns(), "cni0");
+    signal(Signal::STOP);
     let mut flood = flood(&web);
     wait::until("frames get out", || !bridge.payloads(EXPERIMENT).is_empty());
+    signal(Signal::CONT);
     wait::until("and are cut", || agent.drops(web.uid()) > 100);
     flood.kill().and_then(|()| flood.wait().map(drop)).expect("it runs until now");
 }
