@@ -1,7 +1,7 @@
 //! What goes wrong inside the programs: it drops for the isolated pod, is counted, and is told.
 
-use aya::maps::{HashMap, Map, MapData};
-use isolate_common::names;
+use aya::maps::{Array, Map, MapData};
+use isolate_common::{Near, PLACES, names};
 use isolate_tests::{
     channel::{Channel, Path},
     wait,
@@ -22,11 +22,13 @@ fn a_cgroup_without_a_key_drops_and_says_so() {
     assert!(!daemon.log().contains("in the kernel"), "nothing has gone wrong yet");
 
     let version = isolate_common::LAYOUT_VERSION;
-    let pin = node.folder().join(format!("bpf/isolate-agent/v{version}/maps/{}", names::CGROUP));
-    let keys = MapData::from_pin(&pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
-    let mut keys: HashMap<_, u64, u32> = Map::HashMap(keys).try_into().expect("it is a hash map of such keys");
-    let key = keys.keys().next().expect("one pod is isolated").expect("the map is readable");
-    keys.remove(&key).expect("the key is there");
+    let pin = node.folder().join(format!("bpf/isolate-agent/v{version}/maps/{}", names::NEAR_CGROUP));
+    let table = MapData::from_pin(&pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
+    let mut table: Array<_, Near> = Map::Array(table).try_into().expect("it is such an array");
+    // What the programs find the key by.
+    for place in 0..PLACES {
+        table.set(place, Near::NOBODY, 0).expect("there are as many places");
+    }
     path.assert_cut();
 
     let counted = || {
