@@ -230,10 +230,11 @@ fn it_is_asked_less_and_less_often() {
     let Scene { agent, node, .. } = &scene;
     let runtime = Hostile::new(&socket(node), Manner::Bytes(b"no".to_vec()));
     let _daemon = agent.daemon();
-    wait::until("it is asked four times", || runtime.connected().len() >= 4);
-    let times = runtime.connected();
-    let pauses: Vec<Duration> = times.windows(2).map(|two| two[1] - two[0]).take(3).collect();
-    assert!(pauses[2] > pauses[0] * 2, "{pauses:?}");
+    wait::until("a pause is more than twice as long as the first one", || {
+        let times = runtime.connected();
+        let pauses: Vec<Duration> = times.windows(2).map(|two| two[1] - two[0]).collect();
+        pauses.iter().any(|pause| *pause > pauses[0] * 2)
+    });
     // Who asks by a name does not wait for that.
     let before = runtime.connected().len();
     agent.run(&["add", "default/web"]).expect(3);
