@@ -27,9 +27,14 @@ impl VethCopies {
     }
 }
 
-/// A copy of the netdev hook's programs for the pod in a slot.
-pub(super) fn of_slot(maps: &Maps, slot: Slot) -> Result<[OwnedFd; 2], EnforceError> {
-    object::copies(maps, slot, NO_HOST_END, [names::NETDEV_IN, names::NETDEV_OUT])
+/// A copy of the netdev hook's program for the pod in a slot, in the direction that is attached: the verifier takes long, and
+/// an interface with a host end needs one of the two.
+pub(super) fn of_slot(maps: &Maps, slot: Slot, direction: Direction) -> Result<OwnedFd, EnforceError> {
+    let name = match direction {
+        Direction::In => names::NETDEV_IN,
+        Direction::Out => names::NETDEV_OUT,
+    };
+    object::copies(maps, slot, NO_HOST_END, [name]).map(|[program]| program)
 }
 
 /// A copy of the veth hook's program for what goes into a pod, which knows the pod's host end.

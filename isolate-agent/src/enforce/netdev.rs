@@ -21,21 +21,20 @@ use crate::{inventory::Way, observed::Slot, plan::NetdevPlace};
 /// Where `ip netns` and the runtimes name namespaces.
 const NAMED: &str = "/run/netns";
 
-/// The netdev programs of the slot that was last attached for: a pod's interfaces come one after the other.
+/// The netdev program that was last attached: a pod's interfaces come one after the other.
 #[derive(Debug, Default)]
 pub(super) struct NetdevPrograms {
-    last: Option<(Slot, [OwnedFd; 2])>,
+    last: Option<((Slot, Direction), OwnedFd)>,
 }
 
 impl NetdevPrograms {
     /// The program for a slot and direction, loaded if it is not the one of last time.
     pub(super) fn of(&mut self, maps: &Maps, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
-        if self.last.as_ref().is_none_or(|(last, _)| *last != slot) {
-            let programs = copies::of_slot(maps, slot)?;
-            self.last = Some((slot, programs));
+        if self.last.as_ref().is_none_or(|(last, _)| *last != (slot, direction)) {
+            self.last = Some(((slot, direction), copies::of_slot(maps, slot, direction)?));
         }
-        let (_, programs) = self.last.as_ref().expect("it was set above");
-        Ok(&programs[direction as usize])
+        let (_, program) = self.last.as_ref().expect("it was set above");
+        Ok(program)
     }
 }
 

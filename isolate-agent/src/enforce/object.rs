@@ -11,6 +11,7 @@ use std::{
         unix::fs::symlink,
     },
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use aya::{
@@ -199,15 +200,7 @@ pub(super) fn copies<const N: usize>(
     host_end: IfIndex,
     names: [&str; N],
 ) -> Result<[OwnedFd; N], EnforceError> {
-    if OBJECT.is_empty() {
-        return Err(EnforceError::NoObject);
-    }
-    let mut object = Object::parse(OBJECT).map_err(load_error)?;
-    // Its map is pinned nowhere.
-    if let Some(guard) = object.programs.remove(names::GUARD) {
-        object.functions.remove(&guard.function_key());
-        object.maps.remove(names::PROBES);
-    }
+    let mut object = parsed()?;
     let (slot, host_end) = (slot.0.to_ne_bytes(), host_end.0.to_ne_bytes());
     let constants = [(names::NETDEV_SLOT, &slot), (names::HOST_END, &host_end)];
     let constants = constants.map(|(name, value)| (name, (value.as_slice(), true)));
@@ -238,6 +231,25 @@ pub(super) fn copies<const N: usize>(
         copies.push(sys::classifier_load(name, instructions, &program.license).map_err(load_error)?);
     }
     Ok(copies.try_into().expect("one for each name"))
+}
+
+/// The object, to make copies of its programs of: parsed once, and without its debugging information, which no copy uses.
+fn parsed() -> Result<Object, EnforceError> {
+    static PARSED: OnceLock<Object> = OnceLock::new();
+    if let Some(object) = PARSED.get() {
+        return Ok(object.clone());
+    }
+    if OBJECT.is_empty() {
+        return Err(EnforceError::NoObject);
+    }
+    let mut object = Object::parse(OBJECT).map_err(load_error)?;
+    (object.btf, object.btf_ext) = (None, None);
+    // Its map is pinned nowhere.
+    if let Some(guard) = object.programs.remove(names::GUARD) {
+        object.functions.remove(&guard.function_key());
+        object.maps.remove(names::PROBES);
+    }
+    Ok(PARSED.get_or_init(|| object).clone())
 }
 
 /// Loads the program that stops probes from `source`, with maps of its own.
