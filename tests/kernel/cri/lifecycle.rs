@@ -29,7 +29,7 @@ fn a_new_sandbox_stays_cut() {
     let path = scene.path();
     agent.add(&[scene.web.uid()]);
     path.assert_cut();
-    let (old_ip, old_netns) = (scene.web.ip(), namespace(scene.web.pause()));
+    let old_ip = scene.web.ip();
     for _ in 0..2 {
         scene.web.recreate();
         let Scene { web, neighbour, node, .. } = &scene;
@@ -41,7 +41,6 @@ fn a_new_sandbox_stays_cut() {
         assert_eq!(outside.from(web.end().mac), 0);
         assert_eq!(page(node, web), "");
     }
-    assert_ne!(namespace(scene.web.pause()), old_netns, "another namespace");
     agent.remove(&[&scene.web.name()]);
     // The observers and the paths were not blind.
     let path = scene.path();
@@ -146,10 +145,6 @@ fn both_spellings_of_the_cgroup() {
 fn agent_covers(scene: &Scene) {
     let uid = scene.web.uid();
     wait::until("the new interface is cut", || scene.agent.isolation(uid)["coverage"] == "full");
-}
-
-fn namespace(pid: u32) -> std::path::PathBuf {
-    std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process runs")
 }
 
 /// How many passes the agent has made.
