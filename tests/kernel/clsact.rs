@@ -17,6 +17,7 @@ use isolate_tests::{
     node::Node,
     observe::Observer,
     pod::{Link, Spec},
+    process::Process,
     wait,
 };
 use libtest_mimic::Trial;
@@ -79,8 +80,8 @@ fn tc(netns: &Netns, arguments: &str) {
 }
 
 /// What passes no socket: only the hooks on interfaces cut it.
-fn frames(scene: &Scene) -> Path<'_> {
-    Path::shown(Channel::LINK, scene.web.end(), scene.neighbour.end())
+fn frames<'a>(scene: &'a Scene, visitor: &'a Process) -> Path<'a> {
+    Path::shown(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
 }
 
 fn is_ours(filter: &Filter) -> bool {
@@ -135,7 +136,8 @@ fn filters_of_others_stay() {
     }
     let before = strangers(node.netns(), veth);
     let agent = by_filters(&scene).with_daemon_option("--arm", "on-demand");
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     let daemon = agent.daemon();
     agent.add(&[web.uid()]);
     path.assert_cut();
@@ -172,7 +174,8 @@ fn one_that_cannot_be_overtaken_is_told() {
     }
     let before = strangers(node.netns(), veth);
     let agent = by_filters(&scene);
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     let _daemon = agent.daemon();
     let added = agent.run(&["add", web.uid()]).expect(5);
     assert!(added.text().contains("another program runs first"), "it does not say why\n{}", added.text());
@@ -195,7 +198,8 @@ fn the_older_qdisc_is_told() {
     let veth = &web.host_veths()[0];
     tc(node.netns(), &format!("qdisc add dev {veth} ingress"));
     let agent = by_filters(&scene);
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     let _daemon = agent.daemon();
     let added = agent.run(&["add", web.uid()]).expect(1);
     assert!(added.text().contains("no egress side"), "it does not say why\n{}", added.text());
@@ -217,7 +221,8 @@ fn what_is_taken_away_is_put_back() {
     let Scene { web, node, .. } = &scene;
     let veth = &web.host_veths()[0];
     let agent = by_filters(&scene);
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     agent.add(&[web.uid()]);
     path.assert_cut();
     let take_away = || tc(node.netns(), &format!("qdisc del dev {veth} clsact"));
@@ -245,7 +250,8 @@ fn a_pod_cannot_keep_its_hook_away() {
     let scene = Scene::with(&spec);
     let Scene { web, neighbour, node, .. } = &scene;
     let agent = by_filters(&scene);
-    let (socket, observer) = (web.app().packet("eth0", SHORT), Observer::start(neighbour.netns(), "eth0"));
+    let visitor = scene.visitor();
+    let (socket, observer) = (visitor.packet("eth0", SHORT), Observer::start(neighbour.netns(), "eth0"));
     let leaves = || {
         let mark = Mark::new();
         socket.send(&ethernet(Mac::BROADCAST, web.end().mac, EXPERIMENT, mark.bytes()));
@@ -259,15 +265,15 @@ fn a_pod_cannot_keep_its_hook_away() {
     assert!(leaves(), "the frame does not get through");
     agent.run(&["add", web.uid()]).expect(5);
     assert!(!leaves(), "frames get out");
-    launch::succeed(web.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]));
+    scene.tamper(&["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
     assert!(leaves(), "it is not the filter that cuts");
     let daemon = agent.daemon();
     wait::until("the first pass puts it back", inside);
     assert!(!leaves(), "frames get out");
     for (_, side, _) in SIDES {
-        let mut add = web.command("tc");
-        add.args(["filter", "add", "dev", "eth0", side, "prio", "1", "handle", "1", "bpf", "da"]);
-        launch::succeed(add.args(["bytecode", "1,6 0 0 0"]));
+        let pass = ["bpf", "da", "bytecode", "1,6 0 0 0"];
+        let add = ["tc", "filter", "add", "dev", "eth0", side, "prio", "1", "handle", "1"];
+        scene.tamper(&[&add[..], &pass].concat());
     }
     wait::until("it is in front again", inside);
     assert!(!leaves(), "frames get out");
@@ -286,7 +292,8 @@ fn lost_pins_let_nothing_through() {
     let veth = &web.host_veths()[0];
     let agent = by_filters(&scene);
     let daemon = agent.daemon();
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     agent.add(&[web.uid()]);
     path.assert_cut();
     let watch = Observer::start(neighbour.netns(), "eth0");
@@ -315,7 +322,8 @@ fn from_links_to_filters_and_back() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let (veth, other) = (&web.host_veths()[0], &neighbour.host_veths()[0]);
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     let into = Flood::start(neighbour.app(), web.app(), (web.end().v4, 0).into());
     let out = Flood::start(web.app(), neighbour.app(), (neighbour.end().v6, 0).into());
     let daemon = agent.daemon();

@@ -9,6 +9,7 @@ use isolate_tests::{
     flood::Flood,
     launch, netdev,
     node::Node,
+    process::Process,
     program::{self, Place},
     wait,
 };
@@ -32,8 +33,8 @@ const STRETCH: Duration = Duration::from_millis(500);
 const TCX_PASS: i32 = 0;
 
 /// What passes no socket: only the veth hook cuts it.
-fn frames(scene: &Scene) -> Path<'_> {
-    Path::shown(Channel::LINK, scene.web.end(), scene.neighbour.end())
+fn frames<'a>(scene: &'a Scene, visitor: &'a Process) -> Path<'a> {
+    Path::shown(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
 }
 
 /// A stranger's program in front of both chains of the pod's host veth, until it is dropped.
@@ -71,7 +72,8 @@ fn a_program_in_front_is_overtaken() {
     let scene = Scene::new();
     let Scene { agent, web, node, .. } = &scene;
     let veth = &web.host_veths()[0];
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     // Without an agent that looks, the program opens what the hook had cut.
     agent.add(&[web.uid()]);
     path.assert_cut();
@@ -104,7 +106,8 @@ fn one_that_comes_back_is_overtaken_each_time() {
     let scene = Scene::new();
     let Scene { agent, web, node, .. } = &scene;
     let veth = &web.host_veths()[0];
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     let daemon = agent.daemon();
     agent.add(&[web.uid()]);
     let mut strangers = Vec::new();
@@ -128,7 +131,8 @@ fn a_healthy_pod_is_armed_in_front_again() {
     let _daemon = agent.daemon();
     wait::until("the pod is armed", || is_armed(node, veth));
     let _stranger = in_front(node, veth);
-    let path = frames(&scene);
+    let visitor = scene.visitor();
+    let path = frames(&scene, &visitor);
     wait::until("it is in front again", || is_armed(node, veth));
     path.assert_flows();
     agent.add(&[web.uid()]);
@@ -138,7 +142,8 @@ fn a_healthy_pod_is_armed_in_front_again() {
 fn a_detached_link_is_attached_again() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
-    let (frames, packets) = (frames(&scene), Path::shown(Channel::ORDINARY, web.loopback(), web.loopback()));
+    let visitor = scene.visitor();
+    let (frames, packets) = (frames(&scene, &visitor), Path::shown(Channel::ORDINARY, web.loopback(), web.loopback()));
     agent.add(&[web.uid()]);
     frames.assert_cut();
     packets.assert_cut();
@@ -173,7 +178,8 @@ fn deleted_pins_let_nothing_through() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let daemon = agent.daemon();
-    let frames = frames(&scene);
+    let visitor = scene.visitor();
+    let frames = frames(&scene, &visitor);
     let into = Flood::start(neighbour.app(), web.app(), (web.end().v4, 0).into());
     let out = Flood::start(web.app(), neighbour.app(), (neighbour.end().v6, 0).into());
     agent.add(&[web.uid()]);
@@ -207,7 +213,8 @@ fn a_deleted_map_pin_is_made_again() {
     let scene = Scene::new();
     let Scene { agent, web, node, .. } = &scene;
     let daemon = agent.daemon();
-    let frames = frames(&scene);
+    let visitor = scene.visitor();
+    let frames = frames(&scene, &visitor);
     agent.add(&[web.uid()]);
     let pin = pins(node).join("maps/ISO_POLICY");
     fs::remove_file(&pin).expect("root may delete pins");
@@ -225,7 +232,8 @@ fn deleted_entries_are_written_again() {
     let scene = Scene::new();
     let Scene { agent, web, node, .. } = &scene;
     let daemon = agent.daemon();
-    let frames = frames(&scene);
+    let visitor = scene.visitor();
+    let frames = frames(&scene, &visitor);
     agent.add(&[web.uid()]);
     frames.assert_cut();
     let index = netdev::index(node.netns(), &web.host_veths()[0]);

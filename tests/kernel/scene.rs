@@ -3,8 +3,11 @@
 use isolate_tests::{
     agent::Agent,
     channel::Channel,
+    launch,
     node::Node,
     pod::{Pod, Spec},
+    process::Process,
+    program,
 };
 
 /// Dropped from top to bottom.
@@ -26,6 +29,28 @@ impl Scene {
         let web = node.pod(spec);
         let neighbour = node.pod(&Spec { interfaces: spec.interfaces, ..Spec::default() });
         Self { agent: Agent::new(&node), web, neighbour, node }
+    }
+
+    /// A process of the node in the isolated pod's network: its packet sockets are refused nothing where the kernel has the LSM
+    /// hook, so what becomes of their frames is the work of the hooks on interfaces alone.
+    pub(crate) fn visitor(&self) -> Process {
+        Process::start(self.web.netns(), &self.node.service())
+    }
+
+    /// Changes the isolated pod's network by its own `CAP_NET_ADMIN`. Where the kernel has the LSM hook the pod must be refused
+    /// that, and the node does it in its place.
+    #[track_caller]
+    pub(crate) fn tamper(&self, command: &[&str]) {
+        let (program, arguments) = command.split_first().expect("a command has a name");
+        let mut own = self.web.command(program);
+        own.args(arguments);
+        if program::lsm_missing().is_some() {
+            launch::succeed(&mut own);
+            return;
+        }
+        let refused = own.output().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
+        assert!(!refused.status.success(), "the isolated pod may do {command:?}");
+        launch::succeed(launch::command(program, self.web.netns(), &self.node.service()).args(arguments));
     }
 }
 
