@@ -39,7 +39,7 @@ trials![
     what_is_taken_away_is_put_back,
     a_pod_cannot_keep_its_hook_away,
     lost_pins_let_nothing_through,
-    from_links_to_filters_and_back,
+    from_links_to_filters_and_back needs Tcx,
     what_is_taken_away_is_found_by_probes,
     a_filter_right_behind_lets_nothing_be_shown,
 ];
@@ -316,9 +316,6 @@ fn lost_pins_let_nothing_through() {
 }
 
 fn from_links_to_filters_and_back() {
-    if !feature::has_tcx() {
-        return;
-    }
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let (veth, other) = (&web.host_veths()[0], &neighbour.host_veths()[0]);

@@ -21,7 +21,7 @@ trials![
     a_crash_in_remove needs NextAgent,
     a_crash_in_adopt needs NextAgent,
     a_crash_in_upgrade needs NextAgent,
-    a_crash_in_replacement needs NextAgent,
+    a_crash_in_replacement needs NextAgent Tcx,
     every_step_is_in_a_scenario needs NextAgent,
     a_state_folder_that_fails needs NextAgent,
     a_state_folder_that_is_full,

@@ -14,7 +14,7 @@ use isolate_tests::{
     launch, netdev,
     node::Node,
     pod::{Pod, Spec},
-    wait,
+    program, wait,
 };
 
 use crate::{scene::Scene, suite::trials};
@@ -78,7 +78,7 @@ fn a_flood_of_interfaces_delays_nobody() {
     agent.add(&[other.uid()]);
     let memory = resident_kib(daemon.pid());
 
-    let flood = Flood::start(hostile);
+    let flood = Flood::start(node, hostile);
     let first = fresh_index(hostile);
     wait::until("interfaces come and go", || fresh_index(hostile) > first + MANY);
     let before = logged(&daemon.log(), other.uid());
@@ -121,8 +121,10 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(pod: &Pod) -> Self {
-        let mut command = pod.command("ip");
+    /// Where the LSM hook refuses an isolated pod that, the node does it in the pod's place.
+    fn start(node: &Node, pod: &Pod) -> Self {
+        let may = program::lsm_missing().is_some();
+        let mut command = if may { pod.command("ip") } else { launch::command("ip", pod.netns(), &node.service()) };
         command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("iproute2 is installed");
         let mut stdin = child.stdin.take().expect("stdin is piped");

@@ -7,20 +7,29 @@ use isolate_tests::{
     launch,
     pod::Spec,
     process::Process,
-    wait,
+    program, wait,
     wire::{Raw, Request},
 };
 
 use crate::{scene::Scene, suite::trials};
 
 trials![
-    net_admin_is_told_as_long_as_it_is_there,
+    a_power_is_told_as_long_as_it_is_there,
     net_admin_in_a_user_namespace_of_its_own_is_nothing,
     a_thread_is_enough,
     a_program_to_come_is_enough,
     sys_admin_takes_the_hooks_off needs Bpftool,
     the_nodes_process_namespace_is_told,
 ];
+
+/// What leaves something open on this kernel, and its name: where the LSM hook holds, `CAP_NET_ADMIN` is refused and does not.
+fn telling() -> (&'static [u32], &'static str) {
+    if program::lsm_missing().is_some() {
+        (&[launch::NET_ADMIN], "CAP_NET_ADMIN")
+    } else {
+        (&[launch::SYS_ADMIN], "CAP_SYS_ADMIN")
+    }
+}
 
 /// Isolates the pod, which must give this code; returns what stays open.
 #[track_caller]
@@ -31,20 +40,25 @@ fn isolated(scene: &Scene, code: i32) -> Output {
     added
 }
 
-fn net_admin_is_told_as_long_as_it_is_there() {
+fn a_power_is_told_as_long_as_it_is_there() {
     let scene = Scene::new();
     let _daemon = scene.agent.daemon();
-    let admin = scene.web.attacker(&[launch::NET_ADMIN]);
+    let (capabilities, name) = telling();
+    if program::lsm_missing().is_none() {
+        let _refused = scene.web.attacker(&[launch::NET_ADMIN]);
+        isolated(&scene, 0);
+    }
+    let admin = scene.web.attacker(capabilities);
     let path = Path::shown(Channel::ORDINARY, scene.web.end(), scene.neighbour.end());
     let added = isolated(&scene, 5);
-    for what in ["CAP_NET_ADMIN", &format!("process {} ", admin.pid()), "cgroup.freeze"] {
+    for what in [name, &format!("process {} ", admin.pid()), "cgroup.freeze"] {
         assert!(added.text().contains(what), "{what} is not told\n{}", added.text());
     }
     path.assert_cut();
     drop(admin);
     isolated(&scene, 0);
     // A container that comes later, without another word to the agent.
-    let _admin = scene.web.attacker(&[launch::NET_ADMIN]);
+    let _admin = scene.web.attacker(capabilities);
     wait::until("the status says so", || scene.agent.isolation(scene.web.uid())["coverage"] == "partial");
 }
 
@@ -64,16 +78,17 @@ fn net_admin_in_a_user_namespace_of_its_own_is_nothing() {
 fn a_thread_is_enough() {
     let scene = Scene::new();
     let _daemon = scene.agent.daemon();
-    let admin = scene.web.attacker(&[launch::NET_ADMIN]);
+    let (capabilities, name) = telling();
+    let admin = scene.web.attacker(capabilities);
     let hidden = admin.call(&Request::HideCapabilities);
     assert!(hidden.is_ok(), "it cannot give them up: {}", hidden.errno_name());
     let added = isolated(&scene, 5);
-    assert!(added.text().contains("CAP_NET_ADMIN"), "{}", added.text());
+    assert!(added.text().contains(name), "{}", added.text());
 }
 
 /// A process without a capability gets it from a set-user-id program, unless it gave that up.
 fn a_program_to_come_is_enough() {
-    let scene = Scene::with(&Spec { capabilities: &[launch::NET_ADMIN], containers: 0, ..Spec::default() });
+    let scene = Scene::with(&Spec { capabilities: telling().0, containers: 0, ..Spec::default() });
     let nobody = |more: &[&str]| {
         let mut setpriv = scene.web.command("setpriv");
         setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).args(more);

@@ -17,10 +17,10 @@ use isolate_tests::{
 use crate::{arming::is_armed, scene::Scene, suite::trials};
 
 trials![
-    a_program_in_front_is_overtaken,
-    one_that_comes_back_is_overtaken_each_time,
-    a_healthy_pod_is_armed_in_front_again,
-    a_detached_link_is_attached_again needs Bpftool,
+    a_program_in_front_is_overtaken needs Tcx,
+    one_that_comes_back_is_overtaken_each_time needs Tcx,
+    a_healthy_pod_is_armed_in_front_again needs Tcx,
+    a_detached_link_is_attached_again needs Bpftool Tcx,
     deleted_pins_let_nothing_through,
     a_deleted_map_pin_is_made_again,
     deleted_entries_are_written_again needs Bpftool,

@@ -10,13 +10,13 @@ use libtest_mimic::Trial;
 
 /// The tests of one subject, named `subject::function`.
 macro_rules! trials {
-    ($($test:ident $(needs $feature:ident)?),+ $(,)?) => {
+    ($($test:ident $(needs $($feature:ident)+)?),+ $(,)?) => {
         pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
             // Without the name of the test binary itself.
             let subject = module_path!().split_once("::").map_or_else(String::new, |(_, subject)| subject.to_owned());
             vec![$(crate::suite::trial(
                 &format!("{subject}::{}", stringify!($test)),
-                &[$(isolate_tests::feature::Feature::$feature)?],
+                &[$($(isolate_tests::feature::Feature::$feature),+)?],
                 $test,
             )),+]
         }

@@ -19,6 +19,8 @@ pub enum Feature {
     NextAgent,
     /// Debian's Prometheus.
     Prometheus,
+    /// A kernel with tcx: what has no like among filters.
+    Tcx,
 }
 
 impl Feature {
@@ -34,6 +36,10 @@ impl Feature {
             ),
             Self::NextAgent => return agent::next_program().err(),
             Self::Prometheus => (&["prometheus", "--version"], "prometheus"),
+            Self::Tcx => {
+                let query = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
+                return query.err().map(|error| format!("ask for tcx programs (Linux 6.6, e420bed02507): {error}"));
+            }
         };
         let (program, arguments) = probe.split_first().expect("a probe is a command");
         let why = match Command::new(program).args(arguments).output() {
@@ -47,7 +53,7 @@ impl Feature {
 
 /// Whether the kernel has tcx (6.6), asked of the loopback interface.
 pub fn has_tcx() -> bool {
-    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+    Feature::Tcx.missing().is_none()
 }
 
 /// Whether a skip is a failure: on CI every test runs.
