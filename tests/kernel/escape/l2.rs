@@ -45,10 +45,13 @@ pub(super) const ALL: &[Escape] = &[
         let packet =
             ipv4(s.victim().v4, s.neighbour().v4, UDP, &udp(DISCARD, DISCARD, &[mark.bytes(), &[b'.'; 3000]].concat()));
         let frame = ethernet(s.neighbour().mac, s.victim().mac, IPV4, &packet);
-        // A virtio_net_hdr: checksum needed from 34 on, at 6; segments of 1000 bytes (VIRTIO_NET_HDR_GSO_UDP_L4).
-        let header =
-            [&[1, 5][..], &42_u16.to_ne_bytes(), &1000_u16.to_ne_bytes(), &34_u16.to_ne_bytes(), &6_u16.to_ne_bytes()];
-        s.raw(Raw::Send { socket, flags: 0, to: None, data: [&header.concat()[..], &frame].concat() })?;
+        // A virtio_net_hdr: checksum needed from 34 on, at 6; pieces of 1000 bytes.
+        let send = |kind: u8| {
+            let numbers = [42_u16, 1000, 34, 6].map(u16::to_ne_bytes).concat();
+            s.raw(Raw::Send { socket, flags: 0, to: None, data: [&[1, kind][..], &numbers, &frame].concat() })
+        };
+        // VIRTIO_NET_HDR_GSO_UDP_L4, datagrams (Linux 6.2, 860b7f27b8f7); before, VIRTIO_NET_HDR_GSO_UDP, fragments.
+        send(5).or_else(|_refused| send(3))?;
         Ok(s.arrives(mark))
     }),
     frame("ARP request", |s, mark| sends(s, mark, &arp_request(s.victim().mac, s.victim().v4, s.neighbour().v4, mark))),

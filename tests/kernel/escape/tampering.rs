@@ -8,6 +8,7 @@ use std::{net::Ipv4Addr, process::Command, time::Duration};
 use aya::programs::TcAttachType;
 use isolate_tests::{
     bpf,
+    feature::Feature,
     frame::{EXPERIMENT, Mac, Mark, ethernet},
     launch, netdev,
     packet::{IPV4, UDP, ipv4, udp},
@@ -131,6 +132,9 @@ const ARMING: Duration = Duration::from_secs(1);
 const LATE: &str = "late0";
 
 fn with_program(s: &Stage, mark: &Mark, hook: Hook) -> Result<bool, Halt> {
+    if let (Hook::TcIn | Hook::TcOut, Some(missing)) = (hook, Feature::Tcx.missing()) {
+        return Err(Halt::Missing(missing));
+    }
     let request = Request::Raw(Raw::Program(hook, "eth0".to_owned()));
     let link = done(&request, s.programmer.call(&request))?;
     let outcome = experiment(s, mark);
