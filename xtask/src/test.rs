@@ -105,7 +105,7 @@ fn with_packets(stages: &[Stage]) -> bool {
 fn prepare(workspace: &Workspace, stages: &[Stage]) -> Result<()> {
     if with_packets(stages) {
         let toolchain = setup::run(workspace, &[Need::Build, Need::Test])?;
-        if stages.contains(&Stage::Kernel) {
+        if stages.iter().any(|stage| matches!(stage, Stage::Kernel | Stage::Vm)) {
             build::next_agent(workspace, &toolchain)?;
         }
         return object::build(workspace, &toolchain);

@@ -44,6 +44,7 @@ pub(crate) struct Args {
 /// Runs the tests under each kernel; one that fails does not keep the next from running.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let toolchain = setup::run(workspace, &[Need::Build, Need::Test])?;
+    build::next_agent(workspace, &toolchain)?;
     object::build(workspace, &toolchain)?;
     let chosen = |kernel: &&Kernel| args.kernel.iter().any(|name| name == kernel::ALL || name == kernel.name);
     let guests = guests(workspace, kernel::KERNELS.iter().filter(chosen), |tests, _| match &args.command {
@@ -54,8 +55,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     all_succeeded(ended)
 }
 
-/// Runs what belongs to CI under each kernel that does, at the same time: each guest has one processor. Set-up and the BPF
-/// object are the caller's.
+/// Runs what belongs to CI under each kernel that does, at the same time: each guest has one processor. Set-up, the agent
+/// of the next layout and the BPF object are the caller's.
 pub(crate) fn run_in_ci(workspace: &Workspace) -> Result<()> {
     let kernels = kernel::KERNELS.iter().filter(|kernel| !kernel.ci.is_empty());
     let guests = guests(workspace, kernels, |tests, kernel| {

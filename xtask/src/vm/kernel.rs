@@ -24,22 +24,34 @@ pub(super) struct Kernel {
 
 /// Every kernel that the tests are run under, beside the machine's own.
 pub(super) const KERNELS: &[Kernel] = &[
-    // No tcx, no netkit: hooks on interfaces are filters of clsact.
+    // BPF LSM, no tcx, no netkit: hooks on interfaces are filters of clsact.
     Kernel { name: "6.1", package: ["linux-image-6.1.0-", "-cloud-amd64"], netkit: false, ci: WITHOUT_TCX },
-    // tcx, netkit.
+    // BPF LSM, tcx, netkit.
     Kernel { name: "6.12", package: ["linux-image-6.12.", "+deb12-cloud-amd64"], netkit: true, ci: WITH_NETKIT },
 ];
 
-/// What tells the most about a kernel without tcx.
+/// What tells the most about a kernel without tcx, but with BPF LSM.
 const WITHOUT_TCX: &[&str] = &[
     "isolate::",
     "loopback::",
     "crash::",
-    "clsact::filters_of_others_stay",
-    "clsact::what_is_taken_away_is_put_back",
-    "clsact::lost_pins_let_nothing_through",
+    "clsact::",
+    "upgrade::",
+    "escape::bridged",
+    "escape::changing",
     "escape::routed",
+    "escape::two_interfaces",
+    "escape::v6_only",
+    "escape::macvlan",
+    "escape::ipvlan",
     "escape::host_network",
+    // From tcx to filters.
+    "!clsact::from_links",
+    // One of them does here.
+    "!bridged_while_probed",
+    "!changing_while_probed",
+    "!two_interfaces_while_probed",
+    "!v6_only_while_probed",
 ];
 
 /// What tells the most about one with tcx, netkit and BPF LSM. What filters do is tried under the other one.
@@ -48,8 +60,16 @@ const WITH_NETKIT: &[&str] = &[
     "loopback::",
     "crash::",
     "netkit::",
+    "repair::",
+    "upgrade::",
     "escape::netkit",
+    "escape::bridged",
+    "escape::changing",
     "escape::routed",
+    "escape::two_interfaces",
+    "escape::v6_only",
+    "escape::macvlan",
+    "escape::ipvlan",
     "escape::host_network",
     "!clsact::",
     "!_while_probed",
