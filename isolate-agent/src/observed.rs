@@ -44,6 +44,8 @@ pub struct Observed {
     pub veth_links: BTreeMap<(IfIndex, Direction), LinkState>,
     /// Pinned links of the netdev hook. Whether another program runs first inside the pod is not looked at.
     pub netdev_links: BTreeMap<(NetdevKey, Direction), LinkState>,
+    /// Pinned links of its XDP programs, which see a frame before the pod's packet sockets do.
+    pub xdp_links: BTreeMap<NetdevKey, LinkState>,
     /// Whether the kernel took the programs of the LSM hook.
     pub has_lsm: bool,
     /// Pinned links of the LSM hook.
@@ -70,8 +72,10 @@ pub enum LinkState {
     Displaced,
     /// The same, but ours cannot be put before it.
     Behind,
+    /// Not attached, because the kernel refuses it: another program is there already.
+    Refused,
     /// Its interface is there, and on it nothing of ours any more, or what an earlier agent has left, or attached in
-    /// another way. Attaching anew mends it.
+    /// another way, or a program that drops what its pod is exempted from. Attaching anew mends it.
     Stale,
     /// Attached to nothing any more, or to something else.
     Defunct,
@@ -85,7 +89,7 @@ impl LinkState {
 
     /// Whether it is attached as well as can be.
     pub const fn stands(self) -> bool {
-        matches!(self, Self::Holding | Self::Behind)
+        matches!(self, Self::Holding | Self::Behind | Self::Refused)
     }
 }
 

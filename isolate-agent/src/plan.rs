@@ -10,7 +10,7 @@ mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isolate_common::{Ask, DIRECTIONS, Direction, Policy, gate_for};
+use isolate_common::{Ask, DIRECTIONS, Direction, Policy, PolicyFlags, gate_for};
 
 pub use self::action::{Action, CgroupPlace, NetdevPlace};
 use crate::{
@@ -105,9 +105,12 @@ impl View<'_> {
                     }
                     self.attach_veth(veth, DIRECTIONS.into_iter(), &mut actions);
                 }
-                self.attach_netdev(homes.leave(pod), slot, &mut actions);
+                let was_exempted = self.observed.policies.get(&slot).is_some_and(has_exemptions);
+                let renewed = has_exemptions(&policy) && !was_exempted;
+                self.attach_netdev(homes.leave(pod), slot, renewed, &mut actions);
             }
         }
+        self.keep_one_xdp_each(&occupied, &mut actions);
         if gate != self.observed.gate {
             actions.push(Action::OpenGate(gate));
         }
@@ -150,18 +153,44 @@ impl View<'_> {
         homes
     }
 
-    fn attach_netdev<'p>(&self, own: impl Iterator<Item = &'p Interface>, slot: Slot, actions: &mut Vec<Action>) {
+    /// With exemptions that are new (`renewed`), what drops all that comes in has to give way to what reads it.
+    fn attach_netdev<'p>(
+        &self,
+        own: impl Iterator<Item = &'p Interface>,
+        slot: Slot,
+        renewed: bool,
+        actions: &mut Vec<Action>,
+    ) {
         for interface in own {
             let Some(Inside { namespace, index, way }) = &interface.inside else { continue };
             let key = NetdevKey { slot, namespace: *namespace, index: *index };
+            let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
+            let place = NetdevPlace { has_host_end, key, way: way.clone(), name };
             for direction in netdev_directions(interface) {
-                if !self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.stands()) {
-                    let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
-                    let place = NetdevPlace { has_host_end, key, way: way.clone(), name };
-                    actions.push(Action::AttachNetdev(place, direction));
+                let stands = self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.stands());
+                if !stands || (renewed && direction == Direction::In) {
+                    actions.push(Action::AttachNetdev(place.clone(), direction));
                 }
             }
+            let stands = self.observed.xdp_links.get(&key).is_some_and(|link| link.stands());
+            if has_xdp(interface) && (!stands || renewed) {
+                actions.push(Action::AttachXdp(place));
+            }
         }
+    }
+
+    /// An interface takes one XDP program: isolated pods that share it share the first one's.
+    fn keep_one_xdp_each(&self, occupied: &BTreeMap<PodUid, Slot>, actions: &mut Vec<Action>) {
+        let place = |key: &NetdevKey| (key.namespace, key.index);
+        let own = occupied.iter().filter(|(uid, _)| self.desired.contains_key(uid)).map(|(_, slot)| slot);
+        let own: BTreeSet<&Slot> = own.collect();
+        let links = self.observed.xdp_links.iter();
+        let holding = links.filter(|(key, link)| **link == LinkState::Holding && own.contains(&key.slot));
+        let mut holders: BTreeMap<(u64, u32), Slot> = holding.map(|(key, _)| (place(key), key.slot)).collect();
+        actions.retain(|action| match action {
+            Action::AttachXdp(at) => *holders.entry(place(&at.key)).or_insert(at.key.slot) == at.key.slot,
+            _ => true,
+        });
     }
 
     /// The pod that a veth leads to, if that is the one in `slot` or another isolated pod that shares it: to this hook all
@@ -190,7 +219,8 @@ impl View<'_> {
     /// Slots that neither hold a pod nor are led to by a key or a netdev hook.
     fn vacant_slots(&self) -> impl Iterator<Item = Slot> {
         let keys = self.observed.cgroup_keys.values().chain(self.observed.veth_keys.values());
-        let netdevs = self.observed.netdev_links.keys().map(|(key, _)| &key.slot);
+        let netdevs = self.observed.netdev_links.keys().map(|(key, _)| key).chain(self.observed.xdp_links.keys());
+        let netdevs = netdevs.map(|key| &key.slot);
         let allowed = self.observed.allowed.keys().map(|(slot, _)| slot);
         let used = keys.chain(netdevs).chain(allowed).chain(self.observed.policies.keys());
         let used: BTreeSet<Slot> = used.copied().collect();
@@ -272,16 +302,18 @@ impl View<'_> {
             .map(|(slot, (namespace, index))| NetdevKey { slot, namespace, index })
             .collect();
         let without_slot = |uid: &PodUid| self.desired.contains_key(uid) && !slots.contains_key(uid);
-        for ((key, direction), state) in &self.observed.netdev_links {
+        let goes = |key: &NetdevKey, state: &LinkState| {
             let (place, live) = ((key.namespace, key.index), state.is_live());
             let owners = owners.get(&place);
             let needed = live && owners.is_some_and(|owners| owners.iter().any(without_slot));
             let unclaimed = live && !homes.inside.contains(&place);
             let kept = live && keeps(wanted.get(&key.slot), owners, unclaimed);
-            if !renewed.contains(key) && !needed && !kept {
-                actions.push(Action::DetachNetdev(*key, *direction));
-            }
-        }
+            !renewed.contains(key) && !needed && !kept
+        };
+        let links = self.observed.xdp_links.iter().filter(|(key, state)| goes(key, state));
+        actions.extend(links.map(|(key, _)| Action::DetachXdp(*key)));
+        let links = self.observed.netdev_links.iter().filter(|((key, _), state)| goes(key, state));
+        actions.extend(links.map(|((key, direction), _)| Action::DetachNetdev(*key, *direction)));
     }
 
     fn isolated_pods(&self) -> impl Iterator<Item = &Pod> {
@@ -377,6 +409,16 @@ impl Homes {
 pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Direction> {
     let has_host_end = interface.host.is_some();
     DIRECTIONS.into_iter().filter(move |direction| *direction == Direction::In || !has_host_end)
+}
+
+/// Whether XDP drops what comes in there before a packet socket sees it: where a CNI can hand frames over past the host end. Not
+/// on what shares a device of the node's (macvlan, ipvlan): nobody could attach XDP to that one then (`dev_xdp_attach`).
+pub const fn has_xdp(interface: &Interface) -> bool {
+    interface.host.is_some()
+}
+
+fn has_exemptions(policy: &Policy) -> bool {
+    policy.flags.intersects(PolicyFlags::EXEMPTIONS)
 }
 
 /// Whether a healthy pod's host end carries the hook: not where the device drops by itself what no program has decided on, which

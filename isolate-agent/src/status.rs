@@ -11,7 +11,7 @@ use crate::{
     desired::{Entry, Record},
     inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod, cri::PodFacts},
     observed::{LinkState, NetdevKey, Observed, Slot},
-    plan::{arms, netdev_directions},
+    plan::{arms, has_xdp, netdev_directions},
     pod::{PodName, PodUid},
     settings::Arm,
 };
@@ -97,7 +97,22 @@ fn netdev_state(
     let (Some(&Inside { namespace, index, .. }), Some(slot)) = (interface.inside.as_ref(), slot) else {
         return missing("the interface was not there a moment ago");
     };
-    link_state(observed.netdev_links.get(&(NetdevKey { slot, namespace, index }, direction)), None)
+    let key = NetdevKey { slot, namespace, index };
+    match link_state(observed.netdev_links.get(&(key, direction)), None) {
+        (HookState::Holding, _) if direction == Direction::In && has_xdp(interface) => match xdp_link(key, observed) {
+            Some(LinkState::Holding) => (HookState::Holding, None),
+            Some(LinkState::Refused) => missing(SEEN[0]),
+            _ => missing(SEEN[1]),
+        },
+        state => state,
+    }
+}
+
+/// Isolated pods that share an interface share its one XDP program.
+fn xdp_link(key: NetdevKey, observed: &Observed) -> Option<&LinkState> {
+    let is_there = |other: &NetdevKey| (other.namespace, other.index) == (key.namespace, key.index);
+    let others = || observed.xdp_links.iter().find(|(other, _)| is_there(other)).map(|(_, link)| link);
+    observed.xdp_links.get(&key).or_else(others)
 }
 
 /// The worst of what the hook refuses in this direction.
@@ -152,12 +167,27 @@ fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, O
         Some(LinkState::Stale) => {
             (HookState::Missing, Some("it was taken away; it is put back within seconds".to_owned()))
         }
-        Some(LinkState::Defunct) => (HookState::Missing, Some("it is attached to nothing any more".to_owned())),
+        Some(LinkState::Defunct | LinkState::Refused) => {
+            (HookState::Missing, Some("it is attached to nothing any more".to_owned()))
+        }
         None => {
             let why = error.cloned().unwrap_or_else(|| "it is not attached".to_owned());
             (HookState::Missing, Some(why))
         }
     }
+}
+
+/// Said of a netdev hook that drops what comes in, but not before a packet socket has seen it.
+const SEEN: [&str; 2] = [
+    "it drops what comes in, but a packet socket of the pod sees it before: the kernel takes no XDP program of ours there (the \
+     agent's log says why)",
+    "it drops what comes in, but a packet socket of the pod sees it before: our XDP program was taken away; it is put back within \
+     seconds",
+];
+
+/// Whether a hook drops all there is, though not before a packet socket of the pod sees it.
+pub fn drops_what_is_seen(status: &HookStatus) -> bool {
+    status.detail.as_deref().is_some_and(|detail| SEEN.contains(&detail))
 }
 
 /// What of packet sockets the LSM hook is not asked about.
@@ -175,6 +205,9 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
             ("lsm", "in") => "what its packet sockets receive past the other hooks",
             ("lsm", _) => {
                 "packet sockets past the other hooks, and devices that CAP_NET_ADMIN makes in the node's namespace"
+            }
+            ("netdev", _) if drops_what_is_seen(status) => {
+                "reading frames that the CNI hands over past the host end (bpf_redirect_peer)"
             }
             ("netdev", _) if has_host_end => "frames that the CNI hands over past the host end (bpf_redirect_peer)",
             (_, "in") => "frames into it that reach no socket (ARP, packet sockets, answers of its kernel)",

@@ -2,7 +2,7 @@
 
 /// Version of names, keys and values of the pinned maps. It is part of the pin path: two layouts never share a map.
 pub const LAYOUT_VERSION: u32 = if cfg!(feature = "layout-next") { THIS_LAYOUT + 1 } else { THIS_LAYOUT };
-const THIS_LAYOUT: u32 = 3;
+const THIS_LAYOUT: u32 = 4;
 
 /// Where a packet was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

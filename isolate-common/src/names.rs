@@ -45,6 +45,12 @@ pub const VETH_IN: &str = "iso_veth_in";
 pub const VETH_OUT: &str = "iso_veth_out";
 /// tcx ingress of an interface inside the pod's namespace: frames that come in there.
 pub const NETDEV_IN: &str = "iso_netdev_in";
+/// The same for a pod without exemptions.
+pub const NETDEV_DROP: &str = "iso_netdev_drop";
+/// XDP of an interface inside the pod's namespace: frames that come in there, before any packet socket sees them.
+pub const XDP_IN: &str = "iso_xdp_in";
+/// The same for a pod without exemptions.
+pub const XDP_DROP: &str = "iso_xdp_drop";
 /// tcx egress of an interface inside the pod's namespace: frames that go out there.
 pub const NETDEV_OUT: &str = "iso_netdev_out";
 /// Behind one of those on an interface while it is being verified: drops and counts the probes that it let through.
@@ -74,7 +80,7 @@ pub const HOST_END: &str = "ISO_HOST_END";
 mod tests {
     use super::*;
 
-    const PROGRAMS: [&str; 11] = [
+    const PROGRAMS: [&str; 14] = [
         GUARD,
         CGROUP_IN,
         CGROUP_OUT,
@@ -82,6 +88,9 @@ mod tests {
         VETH_OUT,
         NETDEV_IN,
         NETDEV_OUT,
+        NETDEV_DROP,
+        XDP_IN,
+        XDP_DROP,
         LSM_CREATE,
         LSM_SEND,
         LSM_RECEIVE,

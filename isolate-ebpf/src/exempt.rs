@@ -1,7 +1,7 @@
 //! What passes although its pod is isolated, at each hook. Asked about pods that have exemptions, and no others.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{__sk_buff, xdp_md},
     macros::map,
     maps::lpm_trie::{Key, LpmTrie},
     programs::{SkBuffContext, TcContext},
@@ -12,6 +12,7 @@ use crate::{
     frame::{ETHERNET, Socket, Wire, hand_to_node, holds_ip, is_from_pod},
     lookup::ENTRIES,
     probe,
+    unseen::{self, Unseen},
 };
 
 #[map]
@@ -56,6 +57,13 @@ pub(crate) fn on_netdev(ctx: &TcContext, slot: u32, policy: &Policy, direction: 
     }
 }
 
+/// The same, before a packet socket sees the frame.
+#[inline(always)]
+pub(crate) fn on_unseen(xdp: *mut xdp_md, slot: u32, policy: &Policy) -> Option<Exemption> {
+    let mut packet = Packet::default();
+    if read_unseen(xdp, &mut packet) { fitting(slot, policy, &packet, Direction::In) } else { None }
+}
+
 /// At the pod's sockets.
 #[inline(always)]
 pub(crate) fn on_cgroup(ctx: &SkBuffContext, slot: u32, policy: &Policy, direction: Direction) -> Option<Exemption> {
@@ -71,6 +79,16 @@ fn read_frame(skb: *mut __sk_buff, packet: &mut Packet, direction: Direction) ->
         return false;
     }
     let read = Packet::read(&Wire(&ctx), ETHERNET, direction);
+    read.inspect(|read| *packet = *read).is_some()
+}
+
+#[inline(never)]
+fn read_unseen(xdp: *mut xdp_md, packet: &mut Packet) -> bool {
+    let frame = &Unseen(xdp);
+    if !unseen::holds_ip(frame) {
+        return false;
+    }
+    let read = Packet::read(frame, ETHERNET, Direction::In);
     read.inspect(|read| *packet = *read).is_some()
 }
 

@@ -66,13 +66,16 @@ pub(crate) struct Socket<'a>(pub(crate) &'a SkBuffContext);
 /// Whether the frame is plain Ethernet with an IP packet in it, of the version that its type says.
 #[inline(always)]
 pub(crate) fn holds_ip(ctx: &TcContext) -> bool {
-    let Some([high, low, version]) = Wire(ctx).bytes::<3>(ETHERNET - 2) else { return false };
+    let Some(bytes) = Wire(ctx).bytes::<3>(ETHERNET - 2) else { return false };
     // SAFETY: the kernel hands the program a valid __sk_buff.
     let has_vlan = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    match ([high, low], version >> 4) {
-        ([0x08, 0x00], 4) | ([0x86, 0xdd], 6) => !has_vlan,
-        _ => false,
-    }
+    is_ip(bytes) && !has_vlan
+}
+
+/// Whether an Ethernet type and the byte behind it are those of an IP packet.
+#[inline(always)]
+pub(crate) const fn is_ip([high, low, version]: [u8; 3]) -> bool {
+    matches!(([high, low], version >> 4), ([0x08, 0x00], 4) | ([0x86, 0xdd], 6))
 }
 
 /// What is known about the link; none for a pod without exemptions.
@@ -161,15 +164,20 @@ pub(crate) fn is_answer_inside(ctx: &TcContext, slot: u32) -> bool {
 #[inline(never)]
 fn is_some_answer(skb: *mut __sk_buff) -> bool {
     let wire = &Wire(&TcContext::new(skb));
-    match kind_of(wire.0) {
-        Some(Kind::Arp) => matches!(wire.bytes(ETHERNET), Some([0, 1, 8, 0, 6, 4, 0, 2])),
-        Some(Kind::Nd) => matches!(wire.bytes(54), Some([136, 0])) && matches!(wire.bytes(78), Some([2, 1])),
-        None => false,
+    kind_of(wire.0).is_some_and(|kind| is_answer_of_anybody(&kind, wire))
+}
+
+/// Whether a frame of that kind is an answer.
+#[inline(always)]
+pub(crate) fn is_answer_of_anybody(kind: &Kind, frame: &impl Source) -> bool {
+    match kind {
+        Kind::Arp => matches!(frame.bytes(ETHERNET), Some([0, 1, 8, 0, 6, 4, 0, 2])),
+        Kind::Nd => matches!(frame.bytes(54), Some([136, 0])) && matches!(frame.bytes(78), Some([2, 1])),
     }
 }
 
 /// A frame that has the length and the type of a question or an answer.
-enum Kind {
+pub(crate) enum Kind {
     Arp,
     Nd,
 }

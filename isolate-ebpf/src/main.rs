@@ -15,11 +15,12 @@ mod lookup;
 mod lsm;
 mod probe;
 mod report;
+mod unseen;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::{cgroup_skb, classifier},
-    programs::{SkBuffContext, TcContext},
+    macros::{cgroup_skb, classifier, xdp},
+    programs::{SkBuffContext, TcContext, XdpContext},
 };
 use isolate_common::{Direction, Exemption, GATE_SHUT, Hook, Lookup, Policy, Verdict, verdict};
 
@@ -56,6 +57,26 @@ fn iso_netdev_in(ctx: TcContext) -> i32 {
 #[classifier]
 fn iso_netdev_out(ctx: TcContext) -> i32 {
     netdev(&ctx, Direction::Out)
+}
+
+/// The same for a pod without exemptions: no frame is read, which the verifier is done with in no time.
+#[classifier]
+fn iso_netdev_drop(ctx: TcContext) -> i32 {
+    inside(&ctx, Direction::In, |_, _| None)
+}
+
+/// Frames that come in on an interface inside the pod's namespace, before any packet socket sees them. Not as `xdp.frags`: what the
+/// kernel copies for such a program has forgotten how long its Ethernet header is (`skb_pp_cow_data`, net/core/skbuff.c, Linux 6.18),
+/// and tcx is shown it without.
+#[xdp]
+fn iso_xdp_in(ctx: XdpContext) -> u32 {
+    unseen::pass_exempted(&ctx)
+}
+
+/// The same for a pod without exemptions.
+#[xdp]
+fn iso_xdp_drop(ctx: XdpContext) -> u32 {
+    unseen::drop_all(&ctx)
 }
 
 /// Packets for the pod's sockets.
@@ -107,7 +128,11 @@ fn netdev(ctx: &TcContext, direction: Direction) -> i32 {
     if matches!(direction, Direction::In) && frame::is_answer_inside(ctx, own_slot()) {
         return TC_ACT_UNSPEC;
     }
-    let exempt = |policy: &Policy, slot| exempt::on_netdev(ctx, slot, policy, direction);
+    inside(ctx, direction, |policy, slot| exempt::on_netdev(ctx, slot, policy, direction))
+}
+
+#[inline(always)]
+fn inside(ctx: &TcContext, direction: Direction, exempt: impl FnOnce(&Policy, u32) -> Option<Exemption>) -> i32 {
     match decide(Attribution::Slot(own_slot()), Hook::Netdev, direction, ctx.len(), false, exempt) {
         Verdict::NoOpinion | Verdict::Exempt(_) => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,

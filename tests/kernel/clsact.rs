@@ -4,7 +4,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use aya::programs::TcAttachType::{self, Egress, Ingress};
-use isolate_common::names::{NETDEV_IN, NETDEV_OUT, VETH_IN, VETH_OUT};
+use isolate_common::names::{NETDEV_DROP, NETDEV_IN, NETDEV_OUT, VETH_IN, VETH_OUT};
 use isolate_tests::{
     agent::Agent,
     bpf::{self, Filter},
@@ -79,13 +79,13 @@ fn tc(netns: &Netns, arguments: &str) {
     launch::succeed(Command::new("tc").args(["-n", netns.name()]).args(words));
 }
 
-/// What passes no socket: only the hooks on interfaces cut it.
+/// What leaves past all sockets: only the hook on the host end cuts it. (What comes in is cut inside the pod as well.)
 fn frames<'a>(scene: &'a Scene, visitor: &'a Process) -> Path<'a> {
-    Path::shown(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
+    Path::shown_one_way(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
 }
 
 fn is_ours(filter: &Filter) -> bool {
-    [VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_OUT].contains(&filter.program.as_str())
+    [VETH_IN, VETH_OUT, NETDEV_IN, NETDEV_DROP, NETDEV_OUT].contains(&filter.program.as_str())
 }
 
 /// Those of others on both sides.
@@ -259,7 +259,7 @@ fn a_pod_cannot_keep_its_hook_away() {
     };
     let inside = || {
         let programs = |side| bpf::programs(web.netns(), "eth0", side);
-        programs(Ingress).first().is_some_and(|name| name == NETDEV_IN)
+        programs(Ingress).first().is_some_and(|name| name == NETDEV_DROP)
             && programs(Egress).first().is_some_and(|name| name == NETDEV_OUT)
     };
     assert!(leaves(), "the frame does not get through");

@@ -33,7 +33,7 @@ trials![
 const TCX_NEXT: i32 = -1;
 const INSTALL: [&str; 4] = ["draft made", "draft named", "pin", "object noted"];
 const RECORD: [&str; 3] = ["write record", "record written", "record named"];
-const CUT: [&str; 8] = [
+const CUT: [&str; 9] = [
     "SetPolicy",
     "SetCgroupKey",
     "SetVethKey",
@@ -41,10 +41,12 @@ const CUT: [&str; 8] = [
     "AttachCgroup",
     "AttachVeth",
     "AttachNetdev",
+    "AttachXdp",
     "link attached",
 ];
-const RELEASE: [&str; 8] = [
+const RELEASE: [&str; 9] = [
     "record deleted",
+    "DetachXdp",
     "DetachNetdev",
     "link detached",
     "DetachCgroup",

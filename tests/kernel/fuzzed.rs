@@ -39,11 +39,13 @@ const FRAMES: usize = 100_000;
 /// Frames in one call.
 const BATCH: usize = 5_000;
 
-/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT` in one byte; what a `cgroup_skb` program drops and lets pass by.
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT` in one byte; what a `cgroup_skb` and an XDP program drop and let pass by.
 pub(crate) const NEXT: u8 = 0xff;
 pub(crate) const SHOT: u8 = 2;
 pub(crate) const REDIRECT: u8 = 7;
 pub(crate) const CGROUP_DROP: u8 = 0;
+pub(crate) const XDP_DROP: u8 = 1;
+pub(crate) const XDP_PASS: u8 = 2;
 pub(crate) const CGROUP_PASS: u8 = 1;
 
 /// Port of the pod that kubelet probes.
@@ -66,12 +68,14 @@ pub(crate) struct Loaded {
     pin: PathBuf,
     pub(crate) hook: Hook,
     pub(crate) direction: Direction,
+    pub(crate) is_xdp: bool,
 }
 
 impl Loaded {
     const fn drops(&self) -> u8 {
         match self.hook {
             Hook::Cgroup => CGROUP_DROP,
+            _ if self.is_xdp => XDP_DROP,
             _ => SHOT,
         }
     }
@@ -95,7 +99,12 @@ fn shared(node: &Node) -> [Loaded; 4] {
         (names::CGROUP_IN, Hook::Cgroup, Direction::In),
         (names::CGROUP_OUT, Hook::Cgroup, Direction::Out),
     ]
-    .map(|(name, hook, direction)| Loaded { pin: pins(node).join("programs").join(name), hook, direction })
+    .map(|(name, hook, direction)| Loaded {
+        pin: pins(node).join("programs").join(name),
+        hook,
+        direction,
+        is_xdp: false,
+    })
 }
 
 /// Those inside one isolated pod, which are its own: the only pod of the node that is isolated.
@@ -105,12 +114,13 @@ fn own(node: &Node) -> Vec<Loaded> {
         for pin in fs::read_dir(pins(node).join(folder)).into_iter().flatten().flatten() {
             let name = pin.file_name().to_string_lossy().into_owned();
             let direction = if name.ends_with("-in") { Direction::In } else { Direction::Out };
-            if name.starts_with("netdev-") {
-                own.push(Loaded { pin: pin.path(), hook: Hook::Netdev, direction });
+            let is_xdp = name.starts_with("xdp-");
+            if is_xdp || name.starts_with("netdev-") {
+                own.push(Loaded { pin: pin.path(), hook: Hook::Netdev, direction, is_xdp });
             }
         }
     }
-    assert!(!own.is_empty(), "nothing is attached inside the pod");
+    assert!(own.len() == 2, "two programs are attached inside the pod, and not {own:?}");
     own
 }
 
@@ -226,7 +236,7 @@ fn an_isolated_pods_frames_are_dropped() {
         let macvlan = node.pod(&Spec { link: Link::Macvlan, ..Spec::default() });
         agent.run(&["add", macvlan.uid()]).expect(5);
         let own = own(node);
-        assert_eq!(own.len(), 2, "{own:?}");
+        assert!(own.iter().all(|program| !program.is_xdp), "{own:?}");
         assert_constant(&inside(&macvlan), &own, netdev::index(macvlan.netns(), "eth0"), &actors, Loaded::drops);
     }
 }

@@ -46,6 +46,7 @@ mod reboot;
 mod refused;
 mod repair;
 mod scene;
+mod sniffers;
 mod strangers;
 mod suite;
 mod upgrade;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         drop_semantics::trials(),
         metrics::trials(),
         containers::trials(),
+        sniffers::trials(),
         strangers::trials(),
         crash::trials(),
         cri::trials(),

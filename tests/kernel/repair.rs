@@ -32,9 +32,9 @@ const STRETCH: Duration = Duration::from_millis(500);
 /// `TCX_PASS` ends the chain: no program behind it is asked.
 const TCX_PASS: i32 = 0;
 
-/// What passes no socket: only the veth hook cuts it.
+/// What leaves past all sockets: only the hook on the host end cuts it. (What comes in is cut inside the pod as well.)
 fn frames<'a>(scene: &'a Scene, visitor: &'a Process) -> Path<'a> {
-    Path::shown(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
+    Path::shown_one_way(Channel::LINK, scene.web.end_of(visitor), scene.neighbour.end())
 }
 
 /// A stranger's program in front of both chains of the pod's host veth, until it is dropped.

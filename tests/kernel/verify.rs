@@ -191,7 +191,7 @@ fn a_detached_hook_is_a_leak() {
     for (pin, leaks, other) in [
         ("veth-{index}-out", "veth out", "veth in"),
         ("veth-{index}-in", "veth in", "veth out"),
-        ("netdev-*-in", "netdev in", "veth in"),
+        ("{netdev-*,xdp-*}-in", "netdev in", "veth in"),
         ("cgroup-*-out", "cgroup out", "cgroup in"),
         ("cgroup-*-in", "cgroup in", "cgroup out"),
     ] {
@@ -208,8 +208,8 @@ fn a_detached_hook_is_a_leak() {
         let index = netdev::index(scene.node.netns(), &scene.web.host_veths()[0]).to_string();
         let pin = pin.replace("{index}", &index);
         let pattern = scene.node.folder().join("bpf/isolate-agent/v*/links").join(pin);
-        let detach = format!("bpftool link detach pinned {}", pattern.display());
-        launch::succeed(Command::new("sh").args(["-c", &detach]));
+        let detach = format!("for pin in {}; do bpftool link detach pinned $pin || exit; done", pattern.display());
+        launch::succeed(Command::new("bash").args(["-c", &detach]));
 
         let findings = verify(&scene, 1);
         let found = |hook: &str| findings.iter().find(|(found, ..)| found == hook).expect("each hook is told");

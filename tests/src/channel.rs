@@ -103,13 +103,22 @@ pub struct Path<'a> {
     channels: Vec<Channel>,
     one: End<'a>,
     other: End<'a>,
+    both_ways: bool,
 }
 
 impl<'a> Path<'a> {
     /// The path of these channels; panics unless all of them carry, both ways.
     #[track_caller]
     pub fn shown(channels: impl IntoIterator<Item = Channel>, one: End<'a>, other: End<'a>) -> Self {
-        let path = Self { channels: channels.into_iter().collect(), one, other };
+        let path = Self::unseen(channels, one, other);
+        path.assert_flows();
+        path
+    }
+
+    /// The same from the one to the other only.
+    #[track_caller]
+    pub fn shown_one_way(channels: impl IntoIterator<Item = Channel>, one: End<'a>, other: End<'a>) -> Self {
+        let path = Self { both_ways: false, ..Self::unseen(channels, one, other) };
         path.assert_flows();
         path
     }
@@ -117,7 +126,7 @@ impl<'a> Path<'a> {
     /// The path of these channels between ends of which one is new: it could not show it, because it was cut from its start.
     /// To be told apart from two ends that never reach each other by letting it flow afterwards.
     pub fn unseen(channels: impl IntoIterator<Item = Channel>, one: End<'a>, other: End<'a>) -> Self {
-        Self { channels: channels.into_iter().collect(), one, other }
+        Self { channels: channels.into_iter().collect(), one, other, both_ways: true }
     }
 
     /// The same path, used by another process on the first side: one that could not show it, because it came later.
@@ -126,7 +135,7 @@ impl<'a> Path<'a> {
         Self { one: End { process, ..self.one }, ..self.clone() }
     }
 
-    /// Panics unless every channel carries, both ways, before long.
+    /// Panics unless every channel carries before long, each way that the path has.
     #[track_caller]
     pub fn assert_flows(&self) {
         for (channel, from, to) in self.ways() {
@@ -135,7 +144,7 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Panics if any channel carries, either way.
+    /// Panics if any channel carries, in any way that the path has.
     #[track_caller]
     pub fn assert_cut(&self) {
         let open = self.open();
@@ -149,8 +158,9 @@ impl<'a> Path<'a> {
     }
 
     fn ways(&self) -> impl Iterator<Item = (Channel, &End<'a>, &End<'a>)> {
-        let both = [(&self.one, &self.other), (&self.other, &self.one)];
-        self.channels.iter().flat_map(move |&channel| both.map(|(from, to)| (channel, from, to)))
+        let back = self.both_ways.then_some((&self.other, &self.one));
+        let ways = [Some((&self.one, &self.other)), back].into_iter().flatten();
+        self.channels.iter().flat_map(move |&channel| ways.clone().map(move |(from, to)| (channel, from, to)))
     }
 }
 

@@ -160,12 +160,21 @@ pub fn test_run_from(program: BorrowedFd<'_>, frame: &[u8], indexes: [u32; 2], r
     const INDEXES_AT: usize = 36;
     let mut context = [0_u8; 192];
     context[INDEXES_AT..INDEXES_AT + 8].copy_from_slice(&indexes.map(u32::to_ne_bytes).concat());
+    run(program, frame, &context, repeat)
+}
+
+/// The same for an XDP program, which is told of no interface.
+pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    run(program, frame, &[], 1)
+}
+
+fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<u32> {
     let mut attr = none();
     attr.test.prog_fd = program.as_raw_fd().cast_unsigned();
     attr.test.data_in = frame.as_ptr() as u64;
     attr.test.data_size_in = frame.len().try_into().map_err(io::Error::other)?;
     attr.test.repeat = repeat;
-    attr.test.ctx_in = context.as_ptr() as u64;
+    attr.test.ctx_in = if context.is_empty() { 0 } else { context.as_ptr() as u64 };
     attr.test.ctx_size_in = u32::try_from(context.len()).map_err(io::Error::other)?;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     // SAFETY: the kernel has filled this member in.

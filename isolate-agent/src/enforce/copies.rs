@@ -27,13 +27,8 @@ impl VethCopies {
     }
 }
 
-/// A copy of the netdev hook's program for the pod in a slot, in the direction that is attached: the verifier takes long, and
-/// an interface with a host end needs one of the two.
-pub(super) fn of_slot(maps: &Maps, slot: Slot, direction: Direction) -> Result<OwnedFd, EnforceError> {
-    let name = match direction {
-        Direction::In => names::NETDEV_IN,
-        Direction::Out => names::NETDEV_OUT,
-    };
+/// A copy of one of the netdev hook's programs for the pod in a slot.
+pub(super) fn of_slot(maps: &Maps, slot: Slot, name: &'static str) -> Result<OwnedFd, EnforceError> {
     object::copies(maps, slot, NO_HOST_END, [name]).map(|[program]| program)
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     inventory::{HostVeth, IfIndex},
-    observed::{LinkState, NetdevKey},
+    observed::{LinkState, NetdevKey, Observed},
     plan::NetdevPlace,
 };
 
@@ -91,17 +91,20 @@ impl Filters {
     pub(super) fn observe_netdevs(
         &self,
         programs: &mut Programs,
+        observed: &Observed,
     ) -> Result<Vec<(Pin, Direction, LinkState)>, EnforceError> {
         let pinned = self.pinned()?;
         let namespaces = netdev::find(&pinned.iter().map(|(key, ..)| key.namespace).collect());
         let mut found = Vec::new();
         for (key, direction, path) in pinned {
-            let mut look = || {
+            let mut look = || -> io::Result<LinkState> {
                 let program = sys::program_facts(sys::obj_get(&path)?.as_fd())?.id;
                 let Some(namespace) = namespaces.get(&key.namespace) else { return Ok(LinkState::Defunct) };
                 let what = netdev_name(key, direction);
                 let ours = Ours { owner: &self.owner, what: &what, program: Some(program) };
-                netdev::inside(namespace, || look_inside(key, direction, ours, programs))
+                let state = netdev::inside(namespace, || look_inside(key, direction, ours, programs))?;
+                let must_read = programs.drops_all(program) == Some(true) && netdev::is_exempted(observed, key.slot);
+                Ok(if must_read && state.is_live() { LinkState::Stale } else { state })
             };
             let state = match look() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

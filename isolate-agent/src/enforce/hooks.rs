@@ -4,6 +4,7 @@
 //! filters, as the mechanism in use says; what the other mechanism has left is observed as well, replaced without a gap, and removed.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -36,6 +37,8 @@ pub(super) struct Hooks {
     copies: VethCopies,
     /// With tcx in use: whether there may be filters still. Nobody makes new ones.
     may_have_filters: bool,
+    /// Where the kernel took no XDP program.
+    refused: BTreeSet<NetdevKey>,
 }
 
 impl Hooks {
@@ -47,6 +50,7 @@ impl Hooks {
             filters: Filters::open(bpffs, folder).map_err(EnforceError::Filters)?,
             copies: VethCopies::default(),
             may_have_filters: true,
+            refused: BTreeSet::new(),
         })
     }
 
@@ -67,12 +71,18 @@ impl Hooks {
         if self.mechanism == Mechanism::Clsact || self.may_have_filters {
             self.observe_filters(programs, observed)?;
         }
+        // An interface that is gone has no netdev hook either.
+        let is_there = |key: &NetdevKey| observed.netdev_links.get(&(*key, Direction::In)).is_some_and(|l| l.is_live());
+        self.refused.retain(is_there);
+        for key in &self.refused {
+            observed.xdp_links.entry(*key).or_insert(LinkState::Refused);
+        }
         Ok(())
     }
 
     fn observe_filters(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
         let mut found = self.filters.observe_veths(programs).map_err(EnforceError::Filters)?;
-        found.extend(self.filters.observe_netdevs(programs)?);
+        found.extend(self.filters.observe_netdevs(programs, observed)?);
         self.may_have_filters = !found.is_empty();
         if self.mechanism == Mechanism::Clsact {
             // netkit has no filters that could take a link's place.
@@ -253,6 +263,37 @@ impl Hooks {
         Ok(())
     }
 
+    /// Where that is refused, what comes in is dropped behind the pod's packet sockets only: the hook still cuts.
+    pub(super) fn attach_xdp(
+        &mut self,
+        program: Result<&OwnedFd, EnforceError>,
+        place: &NetdevPlace,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        let named =
+            |source| EnforceError::Attach { hook: Hook::Netdev, place: format!("{} (XDP)", place.name), source };
+        let attached = program.and_then(|program| self.links.attach_xdp(program, place, observed).map_err(named));
+        match attached {
+            Err(error) if is_refusal(&error) => {
+                tracing::warn!(%error, "packet sockets of the pod see what the CNI hands over past its host end");
+                self.refused.insert(place.key);
+                observed.xdp_links.insert(place.key, LinkState::Refused);
+                Ok(())
+            }
+            Ok(()) => {
+                self.refused.remove(&place.key);
+                Ok(())
+            }
+            failed => failed,
+        }
+    }
+
+    /// Where another was refused because of this one, it is tried again.
+    pub(super) fn detach_xdp(&mut self, key: NetdevKey, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.refused.retain(|other| (other.namespace, other.index) != (key.namespace, key.index));
+        self.links.detach_xdp(key, observed)
+    }
+
     pub(super) fn detach_netdev(
         &mut self,
         key: NetdevKey,
@@ -263,5 +304,16 @@ impl Hooks {
         let detached = self.filters.detach_netdev(key, direction);
         detached.map_err(|source| EnforceError::Detach { hook: Hook::Netdev, place: place(), source })?;
         self.links.detach_netdev(key, direction, observed)
+    }
+}
+
+/// Whether it would be refused the next time as well: another program is there, or the kernel knows no such program.
+fn is_refusal(error: &EnforceError) -> bool {
+    match error {
+        EnforceError::Load { .. } => true,
+        EnforceError::Attach { source, .. } => {
+            matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP))
+        }
+        _ => false,
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_INET_EGRESS, BPF_CGROUP_INET_INGRESS, BPF_LSM_CGROUP, BPF_NETKIT_PEER, BPF_NETKIT_PRIMARY,
-    BPF_TCX_EGRESS, BPF_TCX_INGRESS,
+    BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_XDP,
 };
 use isolate_common::{Ask, Direction, Hook};
 use rustix::process::{Resource, getrlimit};
@@ -129,7 +129,7 @@ impl Links {
             let Some((pin, direction)) = name.and_then(Pin::read) else { continue };
             let found = sys::obj_get(&path).and_then(|link| {
                 let facts = sys::link_facts(link.as_fd())?;
-                Ok((facts, state(facts, pin, direction, programs)?, link))
+                Ok((facts, state(facts, pin, direction, programs, observed)?, link))
             });
             let (facts, state, link) = match found {
                 Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
@@ -216,16 +216,51 @@ impl Links {
         direction: Direction,
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
-        let target = Target::FirstOn(place.key.index);
-        netdev::open(place)
-            .and_then(|namespace| {
-                let attach = || sys::link_create(program.as_fd(), target, attach_type(Hook::Netdev, direction));
-                netdev::inside(&namespace, attach)
-            })
-            .and_then(|link| self.pin(link, Pin::Netdev(place.key), direction))
-            .map_err(|source| EnforceError::Attach { hook: Hook::Netdev, place: place.name.clone(), source })?;
-        note(observed, Pin::Netdev(place.key), direction, Some(LinkState::Holding));
+        let (pin, on) = (Pin::Netdev(place.key), Place::Interface(place.key.index));
+        let attach = || {
+            let target = Target::FirstOn(place.key.index);
+            sys::link_create(program.as_fd(), target, attach_type(Hook::Netdev, direction))
+        };
+        self.attach_inside(program, place, (pin, direction), on, attach).map_err(|source| EnforceError::Attach {
+            hook: Hook::Netdev,
+            place: place.name.clone(),
+            source,
+        })?;
+        note(observed, pin, direction, Some(LinkState::Holding));
         Ok(())
+    }
+
+    /// Errors where another XDP program is attached.
+    pub(super) fn attach_xdp(
+        &mut self,
+        program: &OwnedFd,
+        place: &NetdevPlace,
+        observed: &mut Observed,
+    ) -> io::Result<()> {
+        let (pin, on) = (Pin::Xdp(place.key), Place::Xdp(place.key.index));
+        let attach = || sys::link_create(program.as_fd(), Target::Unseen(place.key.index), BPF_XDP);
+        self.attach_inside(program, place, (pin, Direction::In), on, attach)?;
+        note(observed, pin, Direction::In, Some(LinkState::Holding));
+        Ok(())
+    }
+
+    /// Gives the link that is pinned and attached there the program in place, or attaches one.
+    fn attach_inside(
+        &mut self,
+        program: &OwnedFd,
+        place: &NetdevPlace,
+        (pin, direction): (Pin, Direction),
+        on: Place,
+        attach: impl FnOnce() -> io::Result<OwnedFd> + Send,
+    ) -> io::Result<()> {
+        let namespace = netdev::open(place)?;
+        if let Ok(link) = sys::obj_get(&self.folder.join(pin.name(direction)))
+            && sys::link_facts(link.as_fd())?.place == on
+        {
+            return sys::link_update(link.as_fd(), program.as_fd());
+        }
+        let link = netdev::inside(&namespace, attach)?;
+        self.pin(link, pin, direction)
     }
 
     pub(super) fn detach_cgroup(
@@ -257,6 +292,10 @@ impl Links {
         observed: &mut Observed,
     ) -> Result<(), EnforceError> {
         self.detach(Pin::Netdev(key), direction, observed)
+    }
+
+    pub(super) fn detach_xdp(&mut self, key: NetdevKey, observed: &mut Observed) -> Result<(), EnforceError> {
+        self.detach(Pin::Xdp(key), Direction::In, observed)
     }
 
     /// Whether there is a pin.
@@ -368,10 +407,17 @@ fn open_cgroup(place: &CgroupPlace) -> io::Result<File> {
     }
 }
 
-fn state(facts: LinkFacts, pin: Pin, direction: Direction, programs: &mut Programs) -> io::Result<LinkState> {
+fn state(
+    facts: LinkFacts,
+    pin: Pin,
+    direction: Direction,
+    programs: &mut Programs,
+    observed: &Observed,
+) -> io::Result<LinkState> {
     let attached = match (pin, facts.place) {
         (Pin::Cgroup(CgroupId(id)) | Pin::Lsm(CgroupId(id), _), Place::Cgroup(found)) => id == found,
-        (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found)) => index == found,
+        (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found))
+        | (Pin::Xdp(NetdevKey { index, .. }), Place::Xdp(found)) => index == found,
         (Pin::Veth(_), Place::Netkit(found)) => netkit_type(direction) == found,
         _ => false,
     };
@@ -385,7 +431,12 @@ fn state(facts: LinkFacts, pin: Pin, direction: Direction, programs: &mut Progra
             // It is attached there, though there may be too many before it to be listed.
             Some(chain.programs.iter().position(|id| *id == facts.program).unwrap_or(chain.programs.len()))
         }),
-        (Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Lsm(..), _) => Ok(LinkState::Holding),
+        (Pin::Netdev(key) | Pin::Xdp(key), _)
+            if programs.drops_all(facts.program) == Some(true) && netdev::is_exempted(observed, key.slot) =>
+        {
+            Ok(LinkState::Stale)
+        }
+        (Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Xdp(_) | Pin::Lsm(..), _) => Ok(LinkState::Holding),
     }
 }
 

@@ -307,9 +307,15 @@ impl Enforcer {
                 self.hooks.attach_veth(&self.maps, &mut self.programs, veth, *direction, observed)
             }
             Action::AttachNetdev(place, direction) => {
-                let program = self.netdev.of(&self.maps, place.key.slot, *direction)?;
+                let name = netdev::tc_program(*direction, netdev::is_exempted(observed, place.key.slot));
+                let program = self.netdev.of(&self.maps, place.key.slot, name)?;
                 self.hooks.attach_netdev(&mut self.programs, program, place, *direction, observed)
             }
+            Action::AttachXdp(place) => {
+                let name = netdev::xdp_program(netdev::is_exempted(observed, place.key.slot));
+                self.hooks.attach_xdp(self.netdev.of(&self.maps, place.key.slot, name), place, observed)
+            }
+            Action::DetachXdp(key) => self.hooks.detach_xdp(*key, observed),
             Action::DetachNetdev(key, direction) => self.hooks.detach_netdev(*key, *direction, observed),
             Action::DetachCgroup(id, direction) => self.hooks.detach_cgroup(*id, *direction, observed),
             Action::DetachVeth(ifindex, direction) | Action::DisarmVeth(ifindex, direction) => {

@@ -12,11 +12,15 @@ use std::{
     thread,
 };
 
-use isolate_common::Direction;
+use isolate_common::{Direction, PolicyFlags, names};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{EnforceError, copies, maps::Maps};
-use crate::{inventory::Way, observed::Slot, plan::NetdevPlace};
+use crate::{
+    inventory::Way,
+    observed::{Observed, Slot},
+    plan::NetdevPlace,
+};
 
 /// Where `ip netns` and the runtimes name namespaces.
 const NAMED: &str = "/run/netns";
@@ -24,18 +28,38 @@ const NAMED: &str = "/run/netns";
 /// The netdev program that was last attached: a pod's interfaces come one after the other.
 #[derive(Debug, Default)]
 pub(super) struct NetdevPrograms {
-    last: Option<((Slot, Direction), OwnedFd)>,
+    last: Option<((Slot, &'static str), OwnedFd)>,
 }
 
 impl NetdevPrograms {
-    /// The program for a slot and direction, loaded if it is not the one of last time.
-    pub(super) fn of(&mut self, maps: &Maps, slot: Slot, direction: Direction) -> Result<&OwnedFd, EnforceError> {
-        if self.last.as_ref().is_none_or(|(last, _)| *last != (slot, direction)) {
-            self.last = Some(((slot, direction), copies::of_slot(maps, slot, direction)?));
+    /// The program of that name for a slot, loaded if it is not the one of last time.
+    pub(super) fn of(&mut self, maps: &Maps, slot: Slot, name: &'static str) -> Result<&OwnedFd, EnforceError> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != (slot, name)) {
+            self.last = Some(((slot, name), copies::of_slot(maps, slot, name)?));
         }
         let (_, program) = self.last.as_ref().expect("it was set above");
         Ok(program)
     }
+}
+
+/// The tc program for a direction. What goes out here is never exempted. What comes in is read only for a pod that has exemptions
+/// or may have: the verifier takes 20 ms and more for a program that reads, and one for one that does not.
+pub(super) const fn tc_program(direction: Direction, reads: bool) -> &'static str {
+    match direction {
+        Direction::In if reads => names::NETDEV_IN,
+        Direction::In => names::NETDEV_DROP,
+        Direction::Out => names::NETDEV_OUT,
+    }
+}
+
+/// The XDP program, likewise.
+pub(super) const fn xdp_program(reads: bool) -> &'static str {
+    if reads { names::XDP_IN } else { names::XDP_DROP }
+}
+
+/// Whether packets of the pod in a slot must be read to decide on them.
+pub(super) fn is_exempted(observed: &Observed, slot: Slot) -> bool {
+    observed.policies.get(&slot).is_none_or(|policy| policy.flags.intersects(PolicyFlags::EXEMPTIONS))
 }
 
 /// Opens the namespace of `place`. Errors when what led there is gone, or leads elsewhere by now: a process id is used

@@ -2,7 +2,7 @@
 //! all else that a command does).
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     error::Error,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -19,7 +19,7 @@ use aya::{
     maps::MapInfo,
     programs::{Program, ProgramInfo},
 };
-use aya_obj::{EbpfSectionKind, Object, ProgramSection};
+use aya_obj::{EbpfSectionKind, Object, ProgramSection, generated::bpf_prog_type};
 use isolate_common::{Ask, Direction, KernelError, names};
 
 use super::{
@@ -189,7 +189,7 @@ fn load_lsm(object: &mut Ebpf, ask: Ask, btf: &Btf) -> Result<OwnedFd, EnforceEr
     fd.as_fd().try_clone_to_owned().map_err(load_error)
 }
 
-/// Loads copies of tc programs, with the pinned maps; those of the netdev hook for the pod in `slot`, those of the veth hook
+/// Loads copies of the interfaces' programs, with the pinned maps; those of the netdev hook for the pod in `slot`, those of the veth hook
 /// for a host end, if its packets do not tell it.
 ///
 /// Not with aya's loader, which reads and parses the BTF of the whole kernel each time, and none of these programs is
@@ -201,6 +201,8 @@ pub(super) fn copies<const N: usize>(
     names: [&str; N],
 ) -> Result<[OwnedFd; N], EnforceError> {
     let mut object = parsed()?;
+    // Putting functions together takes long, and is done for each program that is left.
+    object.programs.retain(|name, _| names.contains(&name.as_str()));
     let (slot, host_end) = (slot.0.to_ne_bytes(), host_end.0.to_ne_bytes());
     let constants = [(names::NETDEV_SLOT, &slot), (names::HOST_END, &host_end)];
     let constants = constants.map(|(name, value)| (name, (value.as_slice(), true)));
@@ -224,11 +226,18 @@ pub(super) fn copies<const N: usize>(
     object.relocate_calls(&text).map_err(load_error)?;
     let mut copies = Vec::with_capacity(N);
     for name in names {
-        let program =
-            object.programs.get(name).filter(|program| matches!(program.section, ProgramSection::SchedClassifier));
-        let program = program.ok_or_else(|| load_error(format!("the object has no tc program {name}")))?;
+        let found = object.programs.get(name).and_then(|program| {
+            let kind = match program.section {
+                ProgramSection::SchedClassifier => bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS,
+                ProgramSection::Xdp { .. } => bpf_prog_type::BPF_PROG_TYPE_XDP,
+                _ => return None,
+            };
+            Some((program, kind))
+        });
+        let (program, kind) =
+            found.ok_or_else(|| load_error(format!("the object has no program {name} for interfaces")))?;
         let instructions = &object.functions[&program.function_key()].instructions;
-        copies.push(sys::classifier_load(name, instructions, &program.license).map_err(load_error)?);
+        copies.push(sys::prog_load(name, kind, instructions, &program.license).map_err(load_error)?);
     }
     Ok(copies.try_into().expect("one for each name"))
 }
@@ -294,8 +303,8 @@ pub(super) struct Programs {
     /// By [`Ask`]; none where the kernel did not take them.
     lsm: Vec<PinnedProgram>,
     policy_map: u32,
-    /// Ids of programs that use our policy map: the pinned ones and copies of them.
-    ours: BTreeSet<u32>,
+    /// Ids of programs that use our policy map, the pinned ones and copies of them; and whether it is one that drops all.
+    ours: BTreeMap<u32, bool>,
 }
 
 /// One of them.
@@ -317,7 +326,7 @@ impl Programs {
             cgroup: [open(names::CGROUP_IN)?, open(names::CGROUP_OUT)?],
             veth: [open(names::VETH_IN)?, open(names::VETH_OUT)?],
             policy_map: maps.policy_id(),
-            ours: BTreeSet::new(),
+            ours: BTreeMap::new(),
         })
     }
 
@@ -343,19 +352,21 @@ impl Programs {
 
     /// Whether a loaded program decides by our policies. Ids are not given out twice.
     pub(super) fn are_ours(&mut self, id: u32) -> bool {
-        let uses_ours = || {
-            let program = sys::program_by_id(id).ok()?;
-            Some(sys::program_facts(program.as_fd()).ok()?.maps.contains(&self.policy_map))
-        };
         // The LSM programs have no use for a policy.
-        if self.ours.contains(&id) || self.lsm.iter().any(|program| program.id == id) {
-            return true;
+        self.drops_all(id).is_some() || self.lsm.iter().any(|program| program.id == id)
+    }
+
+    /// Whether one of ours is loaded for a pod without exemptions; none for one that is not ours.
+    pub(super) fn drops_all(&mut self, id: u32) -> Option<bool> {
+        if let Some(known) = self.ours.get(&id) {
+            return Some(*known);
         }
-        let ours = uses_ours().unwrap_or(false);
-        if ours {
-            self.ours.insert(id);
-        }
-        ours
+        let program = sys::program_by_id(id).ok()?;
+        let facts = sys::program_facts(program.as_fd()).ok()?;
+        let drops_all = [names::NETDEV_DROP, names::XDP_DROP].contains(&facts.name.as_str());
+        let ours = facts.maps.contains(&self.policy_map).then_some(drops_all)?;
+        self.ours.insert(id, ours);
+        Some(ours)
     }
 
     /// Pins again what has no pin any more.

@@ -18,6 +18,7 @@ pub(super) enum Pin {
     Cgroup(CgroupId),
     Veth(IfIndex),
     Netdev(NetdevKey),
+    Xdp(NetdevKey),
     Lsm(CgroupId, Ask),
 }
 
@@ -26,7 +27,7 @@ impl Pin {
         match self {
             Self::Cgroup(_) => Hook::Cgroup,
             Self::Veth(_) => Hook::Veth,
-            Self::Netdev(_) => Hook::Netdev,
+            Self::Netdev(_) | Self::Xdp(_) => Hook::Netdev,
             Self::Lsm(..) => Hook::Lsm,
         }
     }
@@ -36,7 +37,7 @@ impl Pin {
         match self {
             Self::Cgroup(id) | Self::Lsm(id, _) => known.cgroup_keys.get(&id).copied(),
             Self::Veth(ifindex) => known.veth_keys.get(&ifindex).copied(),
-            Self::Netdev(key) => Some(key.slot),
+            Self::Netdev(key) | Self::Xdp(key) => Some(key.slot),
         }
     }
 
@@ -46,6 +47,7 @@ impl Pin {
             Self::Cgroup(id) => observed.cgroup_links.get(&(id, direction)).copied(),
             Self::Veth(ifindex) => observed.veth_links.get(&(ifindex, direction)).copied(),
             Self::Netdev(key) => observed.netdev_links.get(&(key, direction)).copied(),
+            Self::Xdp(key) => observed.xdp_links.get(&key).copied(),
             Self::Lsm(id, ask) => observed.lsm_links.get(&(id, ask)).copied(),
         }
     }
@@ -53,12 +55,12 @@ impl Pin {
     /// bpffs allows no dots in names.
     pub(super) fn name(self, direction: Direction) -> String {
         let direction = direction.name();
+        let place = |NetdevKey { slot: Slot(slot), namespace, index }: NetdevKey| format!("{slot}-{namespace}-{index}");
         match self {
             Self::Cgroup(CgroupId(id)) => format!("cgroup-{id}-{direction}"),
             Self::Veth(IfIndex(index)) => format!("veth-{index}-{direction}"),
-            Self::Netdev(NetdevKey { slot: Slot(slot), namespace, index }) => {
-                format!("netdev-{slot}-{namespace}-{index}-{direction}")
-            }
+            Self::Netdev(key) => format!("netdev-{}-{direction}", place(key)),
+            Self::Xdp(key) => format!("xdp-{}-{direction}", place(key)),
             Self::Lsm(CgroupId(id), ask) => format!("lsm-{id}-{}-{direction}", ask.name()),
         }
     }
@@ -70,11 +72,15 @@ impl Pin {
         let pin = match place.split('-').collect::<Vec<_>>().as_slice() {
             ["cgroup", id] => Self::Cgroup(CgroupId(id.parse().ok()?)),
             ["veth", index] => Self::Veth(IfIndex(index.parse().ok()?)),
-            ["netdev", slot, namespace, index] => Self::Netdev(NetdevKey {
-                slot: Slot(slot.parse().ok()?),
-                namespace: namespace.parse().ok()?,
-                index: index.parse().ok()?,
-            }),
+            [hook @ ("netdev" | "xdp"), slot, namespace, index] => {
+                let (slot, namespace) = (Slot(slot.parse().ok()?), namespace.parse().ok()?);
+                let key = NetdevKey { slot, namespace, index: index.parse().ok()? };
+                match (*hook, direction) {
+                    ("netdev", _) => Self::Netdev(key),
+                    (_, Direction::In) => Self::Xdp(key),
+                    (_, Direction::Out) => return None,
+                }
+            }
             ["lsm", id, ask] => {
                 let ask = Ask::ALL.into_iter().find(|known| known.name() == *ask)?;
                 (ask.direction() == direction).then_some(Self::Lsm(CgroupId(id.parse().ok()?), ask))?
@@ -97,6 +103,7 @@ pub(super) fn note(observed: &mut Observed, pin: Pin, direction: Direction, stat
         Pin::Cgroup(id) => set(&mut observed.cgroup_links, (id, direction), state),
         Pin::Veth(ifindex) => set(&mut observed.veth_links, (ifindex, direction), state),
         Pin::Netdev(key) => set(&mut observed.netdev_links, (key, direction), state),
+        Pin::Xdp(key) => set(&mut observed.xdp_links, key, state),
         Pin::Lsm(id, ask) => set(&mut observed.lsm_links, (id, ask), state),
     }
 }
@@ -123,13 +130,23 @@ mod tests {
                 assert!(!name.contains('.'));
             }
         }
+        let xdp = Pin::Xdp(netdev);
+        assert_eq!(Pin::read(&xdp.name(Direction::In)), Some((xdp, Direction::In)));
         for ask in Ask::ALL {
             let pin = Pin::Lsm(CgroupId(77), ask);
             assert_eq!(Pin::read(&pin.name(ask.direction())), Some((pin, ask.direction())));
         }
-        for stranger in
-            ["veth-1", "veth-x-in", "lo-1-in", "veth-1-up", "veth-1-in-2", "netdev-1-2-in", "lsm-1-send-in", ""]
-        {
+        for stranger in [
+            "veth-1",
+            "veth-x-in",
+            "lo-1-in",
+            "veth-1-up",
+            "veth-1-in-2",
+            "netdev-1-2-in",
+            "xdp-1-2-3-out",
+            "lsm-1-send-in",
+            "",
+        ] {
             assert_eq!(Pin::read(stranger), None, "{stranger}");
         }
     }

@@ -14,8 +14,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_AFTER, BPF_F_BEFORE, BPF_F_LINK, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn,
-    bpf_link_info, bpf_link_type, bpf_map_type, bpf_prog_info, bpf_prog_type,
+    BPF_F_AFTER, BPF_F_BEFORE, BPF_F_LINK, BPF_F_RDONLY_PROG, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
+    bpf_insn, bpf_link_info, bpf_link_type, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 use crate::fault;
@@ -27,6 +27,8 @@ pub(super) enum Target<'fd> {
     FirstOn(u32),
     /// The same, right behind the program of this link.
     Behind(u32, BorrowedFd<'fd>),
+    /// An interface of this thread's network namespace, before its packet sockets: XDP in generic mode.
+    Unseen(u32),
     /// A cgroup directory.
     Cgroup(BorrowedFd<'fd>),
 }
@@ -45,8 +47,10 @@ pub(super) struct LinkFacts {
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// An interface, by index.
+    /// The chain of an interface, by index.
     Interface(u32),
+    /// An interface's XDP, by index.
+    Xdp(u32),
     /// A pair of netkit devices, at this attach point. The kernel tells the index of the device whose frames it sees, which for
     /// what comes out of the pod is the one inside; the chain of the host end tells whether the link is there.
     Netkit(bpf_attach_type),
@@ -149,12 +153,20 @@ pub(super) fn constants(value: &[u8]) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
-/// `BPF_PROG_LOAD` of a tc program. `name` is what `bpftool` shows, at most 15 bytes.
-pub(super) fn classifier_load(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
+/// `BPF_PROG_LOAD` of a program for interfaces. `name` is what `bpftool` shows, at most 15 bytes.
+pub(super) fn prog_load(
+    name: &str,
+    kind: bpf_prog_type,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     // SAFETY: this command reads this member of the union; each field is a plain integer.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    load.prog_type = kind as u32;
+    if kind == bpf_prog_type::BPF_PROG_TYPE_XDP {
+        load.expected_attach_type = bpf_attach_type::BPF_XDP as u32;
+    }
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     load.license = license.as_ptr() as u64;
@@ -169,7 +181,8 @@ pub(super) fn classifier_load(name: &str, instructions: &[bpf_insn], license: &C
 ///
 /// A cgroup link always coexists with others and takes no flags. On an interface ours goes before all programs that
 /// are there; on kernels without tcx (before 6.6, commit e420bed02507) this fails with EINVAL. netkit (6.7, commit
-/// 35dfaad7188c) takes the same fields, and only for the primary device of a pair (EACCES).
+/// 35dfaad7188c) takes the same fields, and only for the primary device of a pair (EACCES). An interface has one XDP program in a
+/// mode (EBUSY), and none beside one in another mode, or on a device above it (EEXIST; `dev_xdp_attach`, net/core/dev.c).
 pub(super) fn link_create(
     program: BorrowedFd<'_>,
     target: Target<'_>,
@@ -188,6 +201,10 @@ pub(super) fn link_create(
             attr.link_create.flags = BPF_F_AFTER | BPF_F_LINK;
             attr.link_create.__bindgen_anon_3.tcx.__bindgen_anon_1.relative_fd = as_fd_field(link.as_raw_fd());
         }
+        Target::Unseen(ifindex) => {
+            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+            attr.link_create.flags = XDP_FLAGS_SKB_MODE;
+        }
         Target::Cgroup(directory) => {
             attr.link_create.__bindgen_anon_2.target_fd = as_fd_field(directory.as_raw_fd());
         }
@@ -195,7 +212,7 @@ pub(super) fn link_create(
     new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
-/// `BPF_LINK_UPDATE`: gives a link another program, at once and in its place. tcx, netkit and cgroup links can.
+/// `BPF_LINK_UPDATE`: gives a link another program, at once and in its place. tcx, netkit, XDP and cgroup links can.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_update.link_fd = as_fd_field(link.as_raw_fd());
@@ -254,6 +271,12 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
         match unsafe { info.__bindgen_anon_1.tcx.ifindex } {
             0 => Place::Nowhere,
             ifindex => Place::Interface(ifindex),
+        }
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        // SAFETY: the kernel fills this member for links of this type.
+        match unsafe { info.__bindgen_anon_1.xdp.ifindex } {
+            0 => Place::Nowhere,
+            ifindex => Place::Xdp(ifindex),
         }
     } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_NETKIT as u32 {
         // SAFETY: the kernel fills this member for links of this type.

@@ -20,6 +20,7 @@ use super::{
     EnforceError, Enforcer,
     copies::{self, VethCopies},
     links::Links,
+    netdev,
     pin::{NEXT, Pin, unpin},
     pins,
     sys::{self, Place},
@@ -164,7 +165,11 @@ impl Enforcer {
                     Some(of_host_end.as_fd())
                 }
                 Pin::Veth(_) => Some(self.programs.veth(direction).fd.as_fd()),
-                Pin::Netdev(key) => Some(self.netdev.of(&self.maps, key.slot, direction)?.as_fd()),
+                // Whoever has exemptions keeps them.
+                Pin::Netdev(key) => {
+                    Some(self.netdev.of(&self.maps, key.slot, netdev::tc_program(direction, true))?.as_fd())
+                }
+                Pin::Xdp(key) => Some(self.netdev.of(&self.maps, key.slot, netdev::xdp_program(true))?.as_fd()),
             };
             let updated = match program.map_or(Ok(()), |program| sys::link_update(link.as_fd(), program)) {
                 // It is in this chain already, through a link whose pin is gone.
@@ -195,7 +200,8 @@ impl Enforcer {
         for entry in entries.collect::<io::Result<Vec<_>>>().map_err(failed)? {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some((Pin::Netdev(key), direction)) = Pin::read(&name) {
-                let program = self.netdev.of(&self.maps, key.slot, direction)?.as_fd();
+                let reads = netdev::tc_program(direction, true);
+                let program = self.netdev.of(&self.maps, key.slot, reads)?.as_fd();
                 let next = to.join(name.clone() + NEXT);
                 let pinned = unpin(&next).and_then(|()| sys::obj_pin(program, &next));
                 pinned.and_then(|()| fs::rename(&next, to.join(&name))).map_err(failed)?;

@@ -142,7 +142,7 @@ fn the_status_is_told_as_it_is() {
     has(&text, "isolate_kernel_errors_total{error=\"key_without_policy\"} 0");
     has(&text, "isolate_warnings 1");
     let build =
-        format!("isolate_build_info{{version=\"1.2.3\",revision=\"{}\",layout_version=\"3\"}} 1", crate::REVISION);
+        format!("isolate_build_info{{version=\"1.2.3\",revision=\"{}\",layout_version=\"4\"}} 1", crate::REVISION);
     has(&text, &build);
 }
 

@@ -38,6 +38,8 @@ pub enum Action {
     AttachVeth(HostVeth, Direction),
     /// Attaches the netdev hook inside an isolated pod.
     AttachNetdev(NetdevPlace, Direction),
+    /// Attaches its XDP program, which drops what comes in before a packet socket in the pod sees it.
+    AttachXdp(NetdevPlace),
     /// Says which cgroup is kubelet's; none lets no probe pass.
     SetKubelet(Option<CgroupId>),
     /// Says who is at the two sides of a host veth.
@@ -48,6 +50,8 @@ pub enum Action {
     AttachLsm(CgroupPlace, Ask),
     /// Detaches the LSM hook, or collects its pin.
     DetachLsm(CgroupId, Ask),
+    /// Detaches that XDP program, or collects its pin.
+    DetachXdp(NetdevKey),
     /// Detaches the netdev hook, or collects its pin.
     DetachNetdev(NetdevKey, Direction),
     /// Detaches the cgroup hook, or collects its pin.
@@ -111,7 +115,7 @@ impl Action {
 
     /// What [`Self::step`] gives.
     #[cfg(feature = "fault-injection")]
-    pub(crate) const STEPS: [&str; 13] = [
+    pub(crate) const STEPS: [&str; 15] = [
         "SetPolicy",
         "SetCgroupKey",
         "SetVethKey",
@@ -119,6 +123,8 @@ impl Action {
         "AttachCgroup",
         "AttachVeth",
         "AttachNetdev",
+        "AttachXdp",
+        "DetachXdp",
         "DetachNetdev",
         "DetachCgroup",
         "DropCgroupKey",
@@ -137,6 +143,8 @@ impl Action {
             Self::AttachCgroup(..) => "AttachCgroup",
             Self::AttachVeth(..) => "AttachVeth",
             Self::AttachNetdev(..) => "AttachNetdev",
+            Self::AttachXdp(_) => "AttachXdp",
+            Self::DetachXdp(_) => "DetachXdp",
             Self::DetachNetdev(..) => "DetachNetdev",
             Self::DetachCgroup(..) => "DetachCgroup",
             Self::DropCgroupKey(_) => "DropCgroupKey",

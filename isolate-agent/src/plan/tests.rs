@@ -114,6 +114,12 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         Action::DetachNetdev(key, direction) => {
             kernel.netdev_links.remove(&(*key, *direction));
         }
+        Action::AttachXdp(place) => {
+            kernel.xdp_links.insert(place.key, LinkState::Holding);
+        }
+        Action::DetachXdp(key) => {
+            kernel.xdp_links.remove(key);
+        }
         Action::AttachLsm(place, ask) => {
             kernel.lsm_links.insert((place.id, *ask), LinkState::Holding);
         }
@@ -262,6 +268,10 @@ fn cgroup_ids() -> impl Strategy<Value = CgroupId> {
     (0..2_u64, 0..u64::from(PODS)).prop_map(|(generation, pod)| CgroupId(100 + 100 * generation + pod))
 }
 
+fn netdev_keys() -> impl Strategy<Value = NetdevKey> {
+    (0..7_u32, 110..118_u32).prop_map(|(slot, index)| NetdevKey { slot: Slot(slot), namespace: 7, index })
+}
+
 prop_compose! {
     /// Any state of the maps, also one that no agent leaves behind.
     fn kernels()(
@@ -275,9 +285,8 @@ prop_compose! {
         veth_links in links((10..18_u32).prop_map(IfIndex)),
         has_lsm in any::<bool>(),
         lsm_links in links(cgroup_ids()),
-        netdev_links in links((0..7_u32, 110..118_u32).prop_map(|(slot, index)| {
-            NetdevKey { slot: Slot(slot), namespace: 7, index }
-        })),
+        netdev_links in links(netdev_keys()),
+        xdp_links in links(netdev_keys()),
     ) -> Observed {
         let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
             (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags), ..Policy::default() })
@@ -294,6 +303,7 @@ prop_compose! {
             cgroup_links,
             veth_links,
             netdev_links,
+            xdp_links: xdp_links.into_iter().map(|((key, _), state)| (key, state)).collect(),
             has_lsm,
             lsm_links: lsm_links.into_iter().flat_map(asks).collect(),
         }
@@ -415,6 +425,11 @@ proptest! {
         for ((key, direction), _) in node.kernel.netdev_links.iter().filter(|(_, state)| state.is_live()) {
             let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == key.index);
             let kept = before.kernel.netdev_links.contains_key(&(*key, *direction)) && node.desired_owner(owns);
+            prop_assert!(!node.is_home(owns) || kept, "{:?}", key);
+        }
+        for (key, _) in node.kernel.xdp_links.iter().filter(|(_, state)| state.is_live()) {
+            let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == key.index);
+            let kept = before.kernel.xdp_links.contains_key(key) && node.desired_owner(owns);
             prop_assert!(!node.is_home(owns) || kept, "{:?}", key);
         }
         for policy in node.kernel.policies.values() {
@@ -563,7 +578,7 @@ proptest! {
             pod.interfaces.extend(new);
         }
         let (plan, before) = (claiming.view().plan(), node.view().plan());
-        let releases = |action: &&Action| **action >= Action::DetachNetdev(NetdevKey { slot: Slot(0), namespace: 0, index: 0 }, Direction::In);
+        let releases = |action: &&Action| **action >= Action::DetachLsm(CgroupId(0), Ask::ALL[0]);
         for action in plan.enforce.iter().filter(releases) {
             // The gate follows the pods' levels, of which a claim has none. What kind of device a released key was for is known
             // only of a pod that has it.
@@ -579,7 +594,7 @@ proptest! {
         for action in plan.enforce.iter().filter(|action| !before.enforce.contains(action)) {
             match action {
                 Action::SetVethKey(ifindex, _) => prop_assert!(!healthy(&owns_veth(*ifindex)), "{:?}", action),
-                Action::AttachNetdev(place, _) => {
+                Action::AttachNetdev(place, _) | Action::AttachXdp(place) => {
                     let owns = |pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index);
                     prop_assert!(!healthy(&owns), "{:?}", action);
                 }
@@ -600,7 +615,7 @@ proptest! {
                 Action::AttachCgroup(place, _) | Action::AttachLsm(place, _) => mine(&owns_cgroup(place.id)),
                 Action::SetVethKey(ifindex, _) | Action::SetLink(ifindex, _) => mine(&owns_veth(*ifindex)),
                 Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
-                Action::AttachNetdev(place, _) => {
+                Action::AttachNetdev(place, _) | Action::AttachXdp(place) => {
                     mine(&|pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index))
                 }
                 Action::SetAllowed(slot, ..) | Action::DropAllowed(slot, _) => {

@@ -8,7 +8,7 @@ use crate::{
     control::protocol::HookStatus,
     inventory::Pod,
     observed::{LinkState, NetdevKey, Observed, Slot},
-    plan::netdev_directions,
+    plan::{has_xdp, netdev_directions},
     status::{self, Unattachable},
 };
 
@@ -35,11 +35,13 @@ pub(super) fn foresee(pod: &Pod, has_lsm: bool, unattachable: &Unattachable) -> 
         will_be.lsm_links.extend(Ask::ALL.map(|ask| ((cgroup.id, ask), LinkState::Holding)));
     }
     for interface in &pod.interfaces {
-        for direction in netdev_directions(interface) {
-            if let Some(inside) = &interface.inside {
-                let key = NetdevKey { slot: SLOT, namespace: inside.namespace, index: inside.index };
-                will_be.netdev_links.insert((key, direction), LinkState::Holding);
-            }
+        let Some(inside) = &interface.inside else { continue };
+        let key = NetdevKey { slot: SLOT, namespace: inside.namespace, index: inside.index };
+        will_be
+            .netdev_links
+            .extend(netdev_directions(interface).map(|direction| ((key, direction), LinkState::Holding)));
+        if has_xdp(interface) {
+            will_be.xdp_links.insert(key, LinkState::Holding);
         }
     }
     let hooks = status::hooks(pod, Some(SLOT), &will_be, unattachable);

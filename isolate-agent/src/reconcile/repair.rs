@@ -73,6 +73,10 @@ impl Before<'_> {
                 let fate = fate(known.netdev_links.get(&key), found.netdev_links.get(&key))?;
                 hook(Some(&place.key.slot), Hook::Netdev, fate, &place.name)
             }
+            Action::AttachXdp(place) if self.has_stayed(place) => {
+                let fate = fate(known.xdp_links.get(&place.key), found.xdp_links.get(&place.key))?;
+                hook(Some(&place.key.slot), Hook::Netdev, fate, &place.name)
+            }
             Action::SetCgroupKey(id, slot) if known.cgroup_keys.get(id) == Some(slot) => {
                 entry(slot, "its cgroup had lost its key in the map")
             }

@@ -22,6 +22,8 @@ use crate::{
 const ROUNDS: usize = 3;
 /// How long a frame may take to the other end of a veth on a busy node.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long nothing must come.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// One hook of one interface.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Probe<'a> {
     pub(super) slot: Option<Slot>,
     /// Whether the hook is said to hold.
     pub(super) holds: bool,
+    /// Whether its tcx program or filter is said to: of the netdev hook that is not all.
+    pub(super) drops: bool,
     /// What the pod may do all the same.
     pub(super) allowed: Allowed<'a>,
 }
@@ -103,17 +107,25 @@ impl Probe<'_> {
         })
     }
 
-    /// From the host end past its queueing layer and so past the hook there, as a CNI does with `bpf_redirect_peer`; a
-    /// tap inside sees what comes to the hook there.
+    /// From the host end past its queueing layer and so past the hook there, as a CNI does with `bpf_redirect_peer`. A tap inside
+    /// sees what comes to the tcx hook there; where XDP comes before it, the tap must see nothing, and that the frames came is for
+    /// the hook's counter to say.
     fn past_the_host_end(&self, veth: &HostVeth, place: Option<&NetdevPlace>) -> Result<Evidence, String> {
         let place = known(place)?;
-        self.guarded(Post::Netdev(place), Direction::In, || {
+        let mut seen = 0;
+        let evidence = self.guarded(Post::Netdev(place), Direction::In, || {
             let tap = within(place, || Tap::new(place.key.index, self.source)).map_err(said("a tap in the pod"))?;
             let sender = Sender::new(veth.ifindex.0, true).map_err(said("a socket on the host end"))?;
             let to = address_inside(Some(place)).unwrap_or(sender.address);
             let sent = self.through(&sender, to, Direction::In)?;
-            Ok((sent.all(), tap.count(sent.gone, PATIENCE)))
-        })
+            if self.holds {
+                seen = tap.count(1, QUIET);
+                Ok((sent.all(), sent.gone))
+            } else {
+                Ok((sent.all(), tap.count(sent.gone, PATIENCE)))
+            }
+        })?;
+        Ok(Evidence { passed: evidence.passed.max(seen), ..evidence })
     }
 
     /// From a packet socket inside the pod through the queueing layer, to the interface's own address: what the hook and
@@ -135,7 +147,7 @@ impl Probe<'_> {
         probe: impl FnOnce() -> Result<(u64, u64), String>,
     ) -> Result<Evidence, String> {
         let stopped = || self.guard.stopped().map_err(|error| error.to_string());
-        let _standing = self.guard.stand(post, direction, self.holds).map_err(said("a guard behind the hook"))?;
+        let _standing = self.guard.stand(post, direction, self.drops).map_err(said("a guard behind the hook"))?;
         let before = stopped()?;
         let (sent, came) = probe()?;
         let all = frame::all(self.source, self.source);

@@ -33,6 +33,7 @@ use crate::{
     inventory::{Interface, Pod},
     observed::Slot,
     pod::PodUid,
+    status::drops_what_is_seen,
 };
 
 /// How often a pod is tried that is neither proved cut nor found to leak: a probe may be lost on a busy node.
@@ -157,8 +158,10 @@ fn probe(subject: &Subject) -> Result<Evidences, String> {
                     (Some(_), Err(error)) => Err(error.clone()),
                     (Some(interface), Ok(guard)) => {
                         let holds = status.state == HookState::Holding;
+                        let drops = holds || drops_what_is_seen(status);
                         let allowed = Allowed(&subject.allowed);
-                        Probe { guard, source, interface, slot: subject.slot, holds, allowed }.send(hook, direction)
+                        Probe { guard, source, interface, slot: subject.slot, holds, drops, allowed }
+                            .send(hook, direction)
                     }
                 }
             }

@@ -17,10 +17,6 @@ pub(super) struct Known {
 /// All of them. Take one out when it is closed: the suite fails until you do.
 pub(super) const LEAKS: &[Known] = &[
     but_for_lsm(
-        "frame delivered by bpf_redirect_peer, seen by a sniffer in the pod",
-        "delivered past the host end, and a packet socket sees a frame before the hook inside the pod does",
-    ),
-    but_for_lsm(
         "a macvlan on an interface of the node (link-netnsid)",
         "the pod's CAP_NET_ADMIN holds in the node's namespace too, which the pod can name by the id of eth0's other end",
     ),

@@ -12,7 +12,7 @@ use isolate_common::{
 };
 use isolate_tests::fuzz::Step;
 
-use super::{CGROUP_DROP, CGROUP_PASS, Loaded, NEXT, REDIRECT, SHOT};
+use super::{CGROUP_DROP, CGROUP_PASS, Loaded, NEXT, REDIRECT, SHOT, XDP_DROP, XDP_PASS};
 
 const ETHERNET: usize = 14;
 const ARP: [u8; 2] = [0x08, 0x06];
@@ -86,10 +86,15 @@ impl Oracle {
                 let packet = Packet::read(&Bytes(packet), 0, direction);
                 if packet.is_some_and(|packet| self.fits(&packet, direction)) { CGROUP_PASS } else { CGROUP_DROP }
             }
-            Hook::Netdev => self.netdev(&frame, direction),
+            Hook::Netdev => match self.netdev(&frame, direction) {
+                NEXT if program.is_xdp => XDP_PASS,
+                SHOT if program.is_xdp => XDP_DROP,
+                verdict => verdict,
+            },
             _ => self.veth(&frame, step, direction),
         };
-        *self.given.entry((program.hook.name(), direction.name(), verdict)).or_default() += 1;
+        let hook = if program.is_xdp { "xdp" } else { program.hook.name() };
+        *self.given.entry((hook, direction.name(), verdict)).or_default() += 1;
         verdict
     }
 
@@ -216,6 +221,7 @@ impl Oracle {
             ("veth", "in", &[NEXT, SHOT, REDIRECT][..]),
             ("veth", "out", &[NEXT, SHOT, REDIRECT]),
             ("netdev", "in", &[NEXT, SHOT]),
+            ("xdp", "in", &[XDP_PASS, XDP_DROP]),
             ("cgroup", "in", &[CGROUP_PASS, CGROUP_DROP]),
             ("cgroup", "out", &[CGROUP_PASS, CGROUP_DROP]),
         ] {

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use isolate_tests::{
@@ -33,6 +33,11 @@ pub(crate) fn attach(hook: Hook, device: &str) -> io::Result<Done> {
     Ok(Done::made(Object::File(File::from(link))))
 }
 
+/// The agent's pins say for what they are.
+fn is_xdp(pin: &Path) -> bool {
+    pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with("xdp-"))
+}
+
 /// Runs programs on random frames; what each said, in its lowest byte.
 pub(crate) fn fuzz(pins: &[PathBuf], ifindex: u32, mut frames: Frames, count: usize) -> io::Result<Done> {
     // One that is not pinned itself has a pinned link.
@@ -46,7 +51,12 @@ pub(crate) fn fuzz(pins: &[PathBuf], ifindex: u32, mut frames: Frames, count: us
         let step = frames.step(programs.len());
         let came_in_on = if step.forwarded { ifindex } else { 0 };
         let program = programs[step.program].as_fd();
-        verdicts.push(match program::test_run_from(program, &step.frame, [came_in_on, ifindex], 1) {
+        let answer = if is_xdp(&pins[step.program]) {
+            program::test_run_xdp(program, &step.frame)
+        } else {
+            program::test_run_from(program, &step.frame, [came_in_on, ifindex], 1)
+        };
+        verdicts.push(match answer {
             Ok(verdict) => verdict.to_le_bytes()[0],
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => REFUSED,
             Err(error) => return Err(error),
