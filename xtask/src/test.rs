@@ -43,7 +43,7 @@ enum Stage {
     Kernel,
     /// Random things that happen to fifty pods and the agent, for a minute; root needed
     Chaos,
-    /// The most telling of those under stock kernels, in an emulated machine; only when asked for; root needed
+    /// The most telling of those under stock kernels, in an emulated machine; root needed
     Vm,
 }
 
@@ -60,9 +60,7 @@ impl Args {
         all.filter(|stage| match stage {
             _ if !self.only.is_empty() => self.only.contains(stage),
             // With names: `cargo xtask vm NAME`.
-            Stage::Fmt | Stage::Clippy | Stage::Chaos => self.names.is_empty(),
-            // Emulation takes its time.
-            Stage::Vm => false,
+            Stage::Fmt | Stage::Clippy | Stage::Chaos | Stage::Vm => self.names.is_empty(),
             Stage::Unit | Stage::Kernel => true,
         })
         .collect()
@@ -192,7 +190,8 @@ mod tests {
 
     #[test]
     fn everything_runs_unless_told_otherwise() {
-        assert_eq!(stages(&[], &[]), [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Chaos]);
+        let all = [Stage::Fmt, Stage::Clippy, Stage::Unit, Stage::Kernel, Stage::Chaos, Stage::Vm];
+        assert_eq!(stages(&[], &[]), all);
     }
 
     #[test]
