@@ -7,16 +7,20 @@
 mod action;
 mod exempt;
 mod links;
+mod netdev;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use isolate_common::{Ask, DIRECTIONS, Direction, Policy, PolicyFlags, gate_for};
 
-pub use self::action::{Action, CgroupPlace, NetdevPlace};
+pub use self::{
+    action::{Action, CgroupPlace, NetdevPlace},
+    netdev::{has_xdp, netdev_directions},
+};
 use crate::{
     desired::Desired,
-    inventory::{CgroupId, HostVeth, IfIndex, Inside, Interface, Inventory, Pod},
-    observed::{LinkState, NetdevKey, Observed, Slot, uid_of},
+    inventory::{CgroupId, HostVeth, IfIndex, Interface, Inventory, Pod},
+    observed::{LinkState, Observed, Slot, uid_of},
     pod::PodUid,
     settings::Arm,
 };
@@ -153,46 +157,6 @@ impl View<'_> {
         homes
     }
 
-    /// With exemptions that are new (`renewed`), what drops all that comes in has to give way to what reads it.
-    fn attach_netdev<'p>(
-        &self,
-        own: impl Iterator<Item = &'p Interface>,
-        slot: Slot,
-        renewed: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        for interface in own {
-            let Some(Inside { namespace, index, way }) = &interface.inside else { continue };
-            let key = NetdevKey { slot, namespace: *namespace, index: *index };
-            let (has_host_end, name) = (interface.host.is_some(), interface.name.clone());
-            let place = NetdevPlace { has_host_end, key, way: way.clone(), name };
-            for direction in netdev_directions(interface) {
-                let stands = self.observed.netdev_links.get(&(key, direction)).is_some_and(|link| link.stands());
-                if !stands || (renewed && direction == Direction::In) {
-                    actions.push(Action::AttachNetdev(place.clone(), direction));
-                }
-            }
-            let stands = self.observed.xdp_links.get(&key).is_some_and(|link| link.stands());
-            if has_xdp(interface) && (!stands || renewed) {
-                actions.push(Action::AttachXdp(place));
-            }
-        }
-    }
-
-    /// An interface takes one XDP program: isolated pods that share it share the first one's.
-    fn keep_one_xdp_each(&self, occupied: &BTreeMap<PodUid, Slot>, actions: &mut Vec<Action>) {
-        let place = |key: &NetdevKey| (key.namespace, key.index);
-        let own = occupied.iter().filter(|(uid, _)| self.desired.contains_key(uid)).map(|(_, slot)| slot);
-        let own: BTreeSet<&Slot> = own.collect();
-        let links = self.observed.xdp_links.iter();
-        let holding = links.filter(|(key, link)| **link == LinkState::Holding && own.contains(&key.slot));
-        let mut holders: BTreeMap<(u64, u32), Slot> = holding.map(|(key, _)| (place(key), key.slot)).collect();
-        actions.retain(|action| match action {
-            Action::AttachXdp(at) => *holders.entry(place(&at.key)).or_insert(at.key.slot) == at.key.slot,
-            _ => true,
-        });
-    }
-
     /// The pod that a veth leads to, if that is the one in `slot` or another isolated pod that shares it: to this hook all
     /// isolated pods are the same.
     fn holder(&self, ifindex: IfIndex, slot: Slot, occupied: &BTreeMap<PodUid, Slot>) -> Option<PodUid> {
@@ -290,32 +254,6 @@ impl View<'_> {
         DIRECTIONS.into_iter().filter(move |d| veth.is_some_and(|veth| veth.is_blackhole(*d))).filter(is_attached)
     }
 
-    fn release_netdevs(&self, wanted: &BTreeMap<Slot, PodUid>, homes: &Homes, actions: &mut Vec<Action>) {
-        let place = |interface: &Interface| interface.inside.as_ref().map(|inside| (inside.namespace, inside.index));
-        let owners = self.owners(|pod| pod.interfaces.iter().filter_map(place).collect());
-        let slots: BTreeMap<&PodUid, &Slot> = wanted.iter().map(|(slot, uid)| (uid, slot)).collect();
-        // What is attached anew replaces the pin; a pod that there is no slot for keeps what cuts it.
-        let renewed: BTreeSet<NetdevKey> = self
-            .isolated_pods()
-            .filter_map(|pod| slots.get(&pod.uid).map(|slot| (**slot, pod)))
-            .flat_map(|(slot, pod)| homes.leave(pod).filter_map(place).map(move |place| (slot, place)))
-            .map(|(slot, (namespace, index))| NetdevKey { slot, namespace, index })
-            .collect();
-        let without_slot = |uid: &PodUid| self.desired.contains_key(uid) && !slots.contains_key(uid);
-        let goes = |key: &NetdevKey, state: &LinkState| {
-            let (place, live) = ((key.namespace, key.index), state.is_live());
-            let owners = owners.get(&place);
-            let needed = live && owners.is_some_and(|owners| owners.iter().any(without_slot));
-            let unclaimed = live && !homes.inside.contains(&place);
-            let kept = live && keeps(wanted.get(&key.slot), owners, unclaimed);
-            !renewed.contains(key) && !needed && !kept
-        };
-        let links = self.observed.xdp_links.iter().filter(|(key, state)| goes(key, state));
-        actions.extend(links.map(|(key, _)| Action::DetachXdp(*key)));
-        let links = self.observed.netdev_links.iter().filter(|((key, _), state)| goes(key, state));
-        actions.extend(links.map(|((key, direction), _)| Action::DetachNetdev(*key, *direction)));
-    }
-
     fn isolated_pods(&self) -> impl Iterator<Item = &Pod> {
         self.desired.keys().filter_map(|uid| self.inventory.pods.get(uid))
     }
@@ -402,19 +340,6 @@ impl Homes {
             }
         })
     }
-}
-
-/// Directions in which the netdev hook has something to cut. What goes out of an interface with a host end comes by
-/// there; only what comes in can be handed over past it.
-pub fn netdev_directions(interface: &Interface) -> impl Iterator<Item = Direction> {
-    let has_host_end = interface.host.is_some();
-    DIRECTIONS.into_iter().filter(move |direction| *direction == Direction::In || !has_host_end)
-}
-
-/// Whether XDP drops what comes in there before a packet socket sees it: where a CNI can hand frames over past the host end. Not
-/// on what shares a device of the node's (macvlan, ipvlan): nobody could attach XDP to that one then (`dev_xdp_attach`).
-pub const fn has_xdp(interface: &Interface) -> bool {
-    interface.host.is_some()
 }
 
 fn has_exemptions(policy: &Policy) -> bool {

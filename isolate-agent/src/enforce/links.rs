@@ -1,4 +1,6 @@
-//! The pinned links, of cgroups, of tcx and of netkit: attached, observed and detached by interface index and cgroup id.
+//! The pinned links, of cgroups, of tcx, of XDP and of netkit: attached, observed and detached by interface index and cgroup id.
+
+mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +26,7 @@ use super::{
     object::Programs,
     pin::{NEXT, Pin, note, unpin},
     pins,
-    sys::{self, Chain, LinkFacts, Place, Target},
+    sys::{self, Place, Target},
 };
 use crate::{
     fault,
@@ -129,7 +131,7 @@ impl Links {
             let Some((pin, direction)) = name.and_then(Pin::read) else { continue };
             let found = sys::obj_get(&path).and_then(|link| {
                 let facts = sys::link_facts(link.as_fd())?;
-                Ok((facts, state(facts, pin, direction, programs, observed)?, link))
+                Ok((facts, state::state(facts, pin, direction, programs, observed)?, link))
             });
             let (facts, state, link) = match found {
                 Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
@@ -404,57 +406,5 @@ fn open_cgroup(place: &CgroupPlace) -> io::Result<File> {
         Ok(directory)
     } else {
         Err(io::Error::new(io::ErrorKind::NotFound, "the cgroup was replaced by another"))
-    }
-}
-
-fn state(
-    facts: LinkFacts,
-    pin: Pin,
-    direction: Direction,
-    programs: &mut Programs,
-    observed: &Observed,
-) -> io::Result<LinkState> {
-    let attached = match (pin, facts.place) {
-        (Pin::Cgroup(CgroupId(id)) | Pin::Lsm(CgroupId(id), _), Place::Cgroup(found)) => id == found,
-        (Pin::Veth(IfIndex(index)) | Pin::Netdev(NetdevKey { index, .. }), Place::Interface(found))
-        | (Pin::Xdp(NetdevKey { index, .. }), Place::Xdp(found)) => index == found,
-        (Pin::Veth(_), Place::Netkit(found)) => netkit_type(direction) == found,
-        _ => false,
-    };
-    match (pin, facts.place) {
-        _ if !attached || !programs.are_ours(facts.program) => Ok(LinkState::Defunct),
-        (Pin::Veth(IfIndex(index)), Place::Netkit(point)) => in_chain(index, point, |chain| {
-            let is_whole = chain.links.len() < sys::LISTED;
-            chain.links.iter().position(|id| *id == facts.id).or_else(|| (!is_whole).then_some(sys::LISTED))
-        }),
-        (Pin::Veth(IfIndex(index)), _) => in_chain(index, attach_type(Hook::Veth, direction), |chain| {
-            // It is attached there, though there may be too many before it to be listed.
-            Some(chain.programs.iter().position(|id| *id == facts.program).unwrap_or(chain.programs.len()))
-        }),
-        (Pin::Netdev(key) | Pin::Xdp(key), _)
-            if programs.drops_all(facts.program) == Some(true) && netdev::is_exempted(observed, key.slot) =>
-        {
-            Ok(LinkState::Stale)
-        }
-        (Pin::Cgroup(_) | Pin::Netdev(_) | Pin::Xdp(_) | Pin::Lsm(..), _) => Ok(LinkState::Holding),
-    }
-}
-
-fn in_chain(
-    ifindex: u32,
-    attach_type: bpf_attach_type,
-    position: impl FnOnce(&Chain) -> Option<usize>,
-) -> io::Result<LinkState> {
-    match sys::chain(ifindex, attach_type) {
-        // The device went away between the two looks, or is another one by now.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::EACCES)) => {
-            Ok(LinkState::Defunct)
-        }
-        Err(error) => Err(error),
-        Ok(chain) => Ok(match position(&chain) {
-            Some(0) => LinkState::Holding,
-            Some(_) => LinkState::Displaced,
-            None => LinkState::Defunct,
-        }),
     }
 }

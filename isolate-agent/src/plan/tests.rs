@@ -9,7 +9,8 @@ use super::*;
 use crate::{
     allow::{self, Allow, Range},
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::{Ends, Netkit, PodCgroup, Taken, Way},
+    inventory::{Ends, Inside, Netkit, PodCgroup, Taken, Way},
+    observed::NetdevKey,
 };
 
 const PODS: u8 = 5;
