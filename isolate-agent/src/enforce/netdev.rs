@@ -25,20 +25,19 @@ use crate::{
 /// Where `ip netns` and the runtimes name namespaces.
 const NAMED: &str = "/run/netns";
 
-/// The netdev program that was last attached: a pod's interfaces come one after the other.
+/// The netdev programs that were last attached, by name: a pod's interfaces come one after the other.
 #[derive(Debug, Default)]
 pub(super) struct NetdevPrograms {
-    last: Option<((Slot, &'static str), OwnedFd)>,
+    last: BTreeMap<&'static str, (Slot, OwnedFd)>,
 }
 
 impl NetdevPrograms {
     /// The program of that name for a slot, loaded if it is not the one of last time.
     pub(super) fn of(&mut self, maps: &Maps, slot: Slot, name: &'static str) -> Result<&OwnedFd, EnforceError> {
-        if self.last.as_ref().is_none_or(|(last, _)| *last != (slot, name)) {
-            self.last = Some(((slot, name), copies::of_slot(maps, slot, name)?));
+        if self.last.get(name).is_none_or(|(last, _)| *last != slot) {
+            self.last.insert(name, (slot, copies::of_slot(maps, slot, name)?));
         }
-        let (_, program) = self.last.as_ref().expect("it was set above");
-        Ok(program)
+        Ok(&self.last[name].1)
     }
 }
 
