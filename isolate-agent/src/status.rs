@@ -180,7 +180,7 @@ fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, O
 /// Said of a netdev hook that drops what comes in, but not before a packet socket has seen it.
 const SEEN: [&str; 2] = [
     "it drops what comes in, but a packet socket of the pod sees it before: the kernel takes no XDP program of ours there (the \
-     agent's log says why)",
+     agent's log says why; once another program is taken off the interface, restart the agent, which tries again)",
     "it drops what comes in, but a packet socket of the pod sees it before: our XDP program was taken away; it is put back within \
      seconds",
 ];
