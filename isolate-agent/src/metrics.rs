@@ -111,10 +111,11 @@ impl Metrics {
     }
 
     /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.
-    pub fn encode(&self, status: Status) -> String {
+    pub fn encode(&self, status: impl Into<Arc<Status>>) -> String {
+        let status = status.into();
         // A registry per scrape: a collector must own what it encodes.
         let mut registry = Registry::with_prefix(PREFIX);
-        let mut text = String::with_capacity(2 * 1024 * (status.isolations.len() + 8));
+        let mut text = String::with_capacity(3 * 1024 * (status.isolations.len() + 8));
         registry.register_collector(Box::new(Scrape { fed: Arc::clone(&self.0), status }));
         match text::encode(&mut text, &registry) {
             Ok(()) => text,

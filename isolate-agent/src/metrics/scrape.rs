@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Scrape {
     pub(super) fed: Arc<Inner>,
-    pub(super) status: Status,
+    pub(super) status: Arc<Status>,
 }
 
 impl Collector for Scrape {

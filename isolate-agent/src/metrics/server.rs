@@ -137,24 +137,28 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
     }
 }
 
+/// A status, and when it was taken.
+type Taken = (Instant, Arc<Status>);
+
 #[derive(Clone)]
 struct Answers {
     metrics: Metrics,
     commands: Commands,
     ready: watch::Receiver<bool>,
-    last: Arc<Mutex<Option<(Instant, Status)>>>,
+    last: Arc<Mutex<Option<Taken>>>,
 }
 
 impl Answers {
     /// Whoever comes while the loop is asked waits for that one answer.
-    async fn status(&self) -> Result<Status, Unavailable> {
+    async fn status(&self) -> Result<Arc<Status>, Unavailable> {
         let mut last = self.last.lock().await;
         if let Some((_, status)) = last.as_ref().filter(|(taken, _)| taken.elapsed() < STATUS_AGE) {
-            return Ok(status.clone());
+            return Ok(Arc::clone(status));
         }
         match timeout(LOOP_TIMEOUT, self.commands.last_status()).await {
             Ok(Ok(status)) => {
-                *last = Some((Instant::now(), status.clone()));
+                let status = Arc::new(status);
+                *last = Some((Instant::now(), Arc::clone(&status)));
                 Ok(status)
             }
             Ok(Err(_gone)) => Err(Unavailable("the agent is shutting down; what is isolated stays isolated\n")),
