@@ -2,7 +2,7 @@
 
 mod power;
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use crate::{
     control::protocol::{
@@ -23,14 +23,13 @@ pub type Unattachable = BTreeMap<IfIndex, String>;
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
     let mut rows = Rows::default();
+    let directory = pod.cgroup.as_ref().map_or_else(|| "-".to_owned(), |cgroup| cgroup.path.display().to_string());
     for direction in DIRECTIONS {
-        if let Some(cgroup) = &pod.cgroup {
-            let state = cgroup_state(cgroup.id, direction, slot, observed);
-            rows.push(Hook::Cgroup, direction, &cgroup.path.display().to_string(), state);
-        } else {
-            let why = "the pod has no cgroup in the unified hierarchy (cgroup v1)";
-            rows.push(Hook::Cgroup, direction, "-", missing(why));
-        }
+        let state = pod.cgroup.as_ref().map_or_else(
+            || missing("the pod has no cgroup in the unified hierarchy (cgroup v1)"),
+            |cgroup| cgroup_state(cgroup.id, direction, slot, observed),
+        );
+        rows.push(Hook::Cgroup, direction, &directory, state);
     }
     for hook in [Hook::Veth, Hook::Netdev] {
         for interface in &pod.interfaces {
@@ -53,8 +52,7 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
         }
     }
     for direction in DIRECTIONS {
-        let place = pod.cgroup.as_ref().map_or_else(|| "-".to_owned(), |cgroup| cgroup.path.display().to_string());
-        rows.push(Hook::Lsm, direction, &place, lsm_state(pod, direction, observed));
+        rows.push(Hook::Lsm, direction, &directory, lsm_state(pod, direction, observed));
     }
     rows.0
 }
@@ -64,7 +62,7 @@ struct Rows(Vec<HookStatus>);
 
 impl Rows {
     fn push(&mut self, hook: Hook, direction: Direction, place: &str, (state, detail): (HookState, Option<String>)) {
-        let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
+        let (hook, direction) = (hook.name().into(), direction.name().into());
         self.0.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
     }
 }
@@ -199,7 +197,7 @@ pub fn open_ways(pod: &Pod, hooks: &[HookStatus]) -> Vec<String> {
     let mut open = Vec::new();
     for status in hooks.iter().filter(|status| status.state == HookState::Missing) {
         let has_host_end = pod.host_veths().next().is_some();
-        let leaves = match (status.hook.as_str(), status.direction.as_str()) {
+        let leaves = match (&*status.hook, &*status.direction) {
             ("cgroup", "in") => "packets that reach its sockets other than through a veth, loopback included",
             ("cgroup", _) => "packets that its sockets send other than through a veth, loopback included",
             ("lsm", "in") => "what its packet sockets receive past the other hooks",
@@ -312,7 +310,7 @@ fn exempted(counters: &SlotCounters) -> Vec<Exempted> {
         for hook in HOOKS {
             for direction in DIRECTIONS {
                 let Counter { packets, bytes } = counters.exempted(exemption, hook, direction);
-                let [exemption, hook, direction] = [exemption.name(), hook.name(), direction.name()].map(str::to_owned);
+                let [exemption, hook, direction] = [exemption.name(), hook.name(), direction.name()].map(Cow::Borrowed);
                 if packets > 0 {
                     exempted.push(Exempted { exemption, hook, direction, packets, bytes });
                 }
@@ -327,7 +325,7 @@ fn drops(counters: &SlotCounters) -> Vec<Drops> {
     for hook in HOOKS {
         for direction in DIRECTIONS {
             let counter = counters.of(hook, direction);
-            let (hook, direction) = (hook.name().to_owned(), direction.name().to_owned());
+            let (hook, direction) = (hook.name().into(), direction.name().into());
             drops.push(Drops { hook, direction, packets: counter.packets, bytes: counter.bytes });
         }
     }

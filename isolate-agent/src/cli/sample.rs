@@ -7,18 +7,24 @@ use isolate_agent::control::protocol::{
 
 pub(crate) const LONG_REASON: &str = "a miner in the checkout image, found by the night shift, see INC-4711";
 
-fn hook(hook: &str, direction: &str, place: &str, state: HookState, detail: Option<&str>) -> HookStatus {
+fn hook(
+    hook: &'static str,
+    direction: &'static str,
+    place: &str,
+    state: HookState,
+    detail: Option<&str>,
+) -> HookStatus {
     HookStatus {
-        hook: hook.to_owned(),
-        direction: direction.to_owned(),
+        hook: hook.into(),
+        direction: direction.into(),
         place: place.to_owned(),
         state,
         detail: detail.map(str::to_owned),
     }
 }
 
-fn drops(hook: &str, direction: &str, packets: u64) -> Drops {
-    Drops { hook: hook.to_owned(), direction: direction.to_owned(), packets, bytes: packets * 100 }
+fn drops(hook: &'static str, direction: &'static str, packets: u64) -> Drops {
+    Drops { hook: hook.into(), direction: direction.into(), packets, bytes: packets * 100 }
 }
 
 pub(crate) fn status() -> Status {
@@ -51,9 +57,9 @@ pub(crate) fn status() -> Status {
             ],
             drops: vec![drops("cgroup", "in", 2), drops("cgroup", "out", 40)],
             exempted: vec![Exempted {
-                exemption: "probe".to_owned(),
-                hook: "veth".to_owned(),
-                direction: "in".to_owned(),
+                exemption: "probe".into(),
+                hook: "veth".into(),
+                direction: "in".into(),
                 packets: 7,
                 bytes: 700,
             }],

@@ -121,8 +121,8 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
             HookState::NotApplicable => Cell::tinted("not applicable", Tint::Faint),
         };
         vec![
-            Cell::from(hook.hook.as_str()),
-            Cell::from(hook.direction.as_str()),
+            Cell::from(&*hook.hook),
+            Cell::from(&*hook.direction),
             state,
             Cell::from(output::or_dash(hook.place.clone())),
             Cell::from(hook.detail.as_deref().unwrap_or("-")),

@@ -51,24 +51,24 @@ fn mk_isolation(index: u32) -> Isolation {
         open: Vec::new(),
         hooks: places()
             .map(|(hook, direction)| HookStatus {
-                hook: hook.name().to_owned(),
-                direction: direction.name().to_owned(),
+                hook: hook.name().into(),
+                direction: direction.name().into(),
                 place: String::new(),
                 state: HookState::Holding,
                 detail: None,
             })
             .collect(),
         exempted: vec![Exempted {
-            exemption: "probe".to_owned(),
-            hook: "veth".to_owned(),
-            direction: "in".to_owned(),
+            exemption: "probe".into(),
+            hook: "veth".into(),
+            direction: "in".into(),
             packets: 3,
             bytes: 300,
         }],
         drops: places()
             .map(|(hook, direction)| Drops {
-                hook: hook.name().to_owned(),
-                direction: direction.name().to_owned(),
+                hook: hook.name().into(),
+                direction: direction.name().into(),
                 packets: 5,
                 bytes: 500,
             })
@@ -103,14 +103,14 @@ fn the_status_is_told_as_it_is() {
     let broken = &mut status.isolations[1];
     broken.coverage = Coverage::Partial;
     broken.record = Record::Unsaved;
-    broken.hooks.iter_mut().for_each(|hook| match hook.hook.as_str() {
+    broken.hooks.iter_mut().for_each(|hook| match &*hook.hook {
         "cgroup" => hook.state = HookState::NotApplicable,
         _ => hook.place = "veth0".to_owned(),
     });
     // A second interface, one direction of which is gone.
     broken.hooks.push(HookStatus {
-        hook: "veth".to_owned(),
-        direction: "in".to_owned(),
+        hook: "veth".into(),
+        direction: "in".into(),
         place: "veth1".to_owned(),
         state: HookState::Missing,
         detail: None,

@@ -223,7 +223,7 @@ fn prove(before: &Subject, after: &Subject, evidence: &Result<Evidences, String>
         });
         let (finding, evidence) = judge::judge(status, after.hooks.iter().find(same), found, counted);
         let HookStatus { hook, direction, place, .. } = status.clone();
-        Proof { hook, direction, place, finding, evidence }
+        Proof { hook: hook.into_owned(), direction: direction.into_owned(), place, finding, evidence }
     };
     let relevant = before.hooks.iter().enumerate().filter(|(_, status)| status.state != HookState::NotApplicable);
     relevant.map(prove).collect()

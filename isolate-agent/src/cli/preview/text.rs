@@ -154,8 +154,8 @@ impl Page {
         self.text.push_str("\nHooks, once it is isolated\n");
         let rows = preview.hooks.iter().map(|hook| {
             vec![
-                Cell::from(&hook.hook),
-                Cell::from(&hook.direction),
+                Cell::from(&*hook.hook),
+                Cell::from(&*hook.direction),
                 Cell::from(output::word(&hook.state)),
                 Cell::from(or_dash(hook.place.clone())),
                 Cell::from(hook.detail.as_deref().unwrap_or("-")),

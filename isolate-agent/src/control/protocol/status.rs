@@ -1,6 +1,6 @@
 //! What the daemon says of the node: the document of `status` and `list`.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -150,9 +150,11 @@ pub enum Coverage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HookStatus {
     /// `cgroup`, `veth`, `netdev` or `lsm`.
-    pub hook: String,
+    #[schema(value_type = String)]
+    pub hook: Cow<'static, str>,
     /// `in` (into the pod) or `out`.
-    pub direction: String,
+    #[schema(value_type = String)]
+    pub direction: Cow<'static, str>,
     /// The cgroup directory or the interface.
     pub place: String,
     /// Whether it holds.
@@ -178,9 +180,11 @@ pub enum HookState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drops {
     /// `cgroup`, `veth`, `netdev` or `lsm`.
-    pub hook: String,
+    #[schema(value_type = String)]
+    pub hook: Cow<'static, str>,
     /// `in` or `out`.
-    pub direction: String,
+    #[schema(value_type = String)]
+    pub direction: Cow<'static, str>,
     /// Packets.
     pub packets: u64,
     /// Bytes.
@@ -191,11 +195,14 @@ pub struct Drops {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Exempted {
     /// `probe` or `allow`.
-    pub exemption: String,
+    #[schema(value_type = String)]
+    pub exemption: Cow<'static, str>,
     /// `cgroup`, `veth` or `netdev`: a packet is counted at each that it crosses.
-    pub hook: String,
+    #[schema(value_type = String)]
+    pub hook: Cow<'static, str>,
     /// `in` or `out`.
-    pub direction: String,
+    #[schema(value_type = String)]
+    pub direction: Cow<'static, str>,
     /// Packets.
     pub packets: u64,
     /// Bytes.
