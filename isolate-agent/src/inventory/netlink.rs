@@ -44,8 +44,14 @@ impl Netlink {
 
     /// The links of the namespace with this id, or of the node's own.
     pub(super) fn links(&mut self, nsid: Option<i32>) -> Result<Vec<Link>, InventoryError> {
-        let mut request = link_message();
-        request.attributes.extend(nsid.map(LinkAttribute::IfNetnsId));
+        let mut request = LinkMessage::default();
+        request.attributes.push(match nsid {
+            // Asked to leave counters out, the kernel first goes through all links of the *node* (`rtnl_calcit`,
+            // net/core/rtnetlink.c), once for each pod: counting at a pod's two or three, a step for each processor,
+            // is little beside that.
+            Some(nsid) => LinkAttribute::IfNetnsId(nsid),
+            None => LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        });
         let request = RouteNetlinkMessage::GetLink(request);
         let mut links = Vec::new();
         for _attempt in 0..ATTEMPTS {
@@ -121,12 +127,6 @@ impl Netlink {
             .map_err(|source| InventoryError::Netlink { request: "RTM_GETNSID", source })?;
         Ok(nsid.filter(|&nsid| nsid >= 0))
     }
-}
-
-fn link_message() -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    message
 }
 
 fn nsid_message(namespace: &impl AsFd, nsid: Option<i32>) -> NsidMessage {
