@@ -1,7 +1,7 @@
 //! Which interfaces lead out of a pod's namespace, and which of the node's links are their other ends.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -100,7 +100,8 @@ pub(super) fn exits<'a>(
     if inside.is_empty() {
         return Ok(Vec::new());
     }
-    let node = netlink.links(None)?;
+    let links = netlink.links(None)?;
+    let node = NodeLinks::of(&links);
     let exits = |(namespace, nsid, links, addresses): &(&Netns, i32, Vec<Link>, Vec<(u32, IpAddr)>)| {
         let place = |index| Inside { namespace: namespace.inode(), index, way: namespace.way.clone() };
         let mut found = join(*nsid, links, &node, place);
@@ -113,16 +114,35 @@ pub(super) fn exits<'a>(
     Ok(inside.iter().map(exits).collect())
 }
 
+/// The node's own links, by what every namespace asks of them: with one host end each, a look at all for each of them would be
+/// a square.
+struct NodeLinks<'a> {
+    by_index: HashMap<u32, &'a Link>,
+    /// The ends of pairs, by the namespace that the other end is in.
+    ends: HashMap<i32, Vec<&'a Link>>,
+}
+
+impl<'a> NodeLinks<'a> {
+    fn of(links: &'a [Link]) -> Self {
+        let mut ends: HashMap<i32, Vec<&Link>> = HashMap::new();
+        for end in links.iter().filter(|link| is_paired(link)) {
+            if let Some(nsid) = end.peer_nsid {
+                ends.entry(nsid).or_default().push(end);
+            }
+        }
+        Self { by_index: links.iter().map(|link| (link.index, link)).collect(), ends }
+    }
+}
+
 /// Who is at the two sides of a host end: the bridge that it is a port of or it itself, and the pod with its addresses.
-fn ends(exit: &Exit, inside: &[Link], node: &[Link], addresses: &[(u32, IpAddr)]) -> Option<Ends> {
-    let by_index = |links: &[Link], index| links.iter().find(|link| link.index == index).cloned();
-    let end = by_index(node, exit.interface.host.as_ref()?.ifindex.0)?;
-    let bridge = end.master.and_then(|master| by_index(node, master)).filter(|master| is_kind(master, "bridge"));
+fn ends(exit: &Exit, inside: &[Link], node: &NodeLinks<'_>, addresses: &[(u32, IpAddr)]) -> Option<Ends> {
+    let end = node.by_index.get(&exit.interface.host.as_ref()?.ifindex.0)?;
+    let bridge = end.master.and_then(|master| node.by_index.get(&master)).filter(|master| is_kind(master, "bridge"));
     let index = exit.interface.inside.as_ref()?.index;
     let own = addresses.iter().filter(|(of, _)| *of == index).take(MAX_ADDRESSES);
     Some(Ends {
         node: bridge.map_or(end.mac, |bridge| bridge.mac)?,
-        pod: by_index(inside, index)?.mac?,
+        pod: inside.iter().find(|link| link.index == index)?.mac?,
         addresses: own.map(|(_, address)| of_either_family(address)).collect(),
     })
 }
@@ -158,8 +178,8 @@ pub(super) fn interfaces(of: Vec<Exits>) -> Vec<Interface> {
 /// The node's own links say which host veths a namespace has; the pod's, among which it can put what it likes, only
 /// add names and what has no host end. Of two netkit devices only the primary one is a host end: programs are attached through
 /// it, and a pod that has it itself is cut inside.
-fn join(nsid: i32, inside: &[Link], node: &[Link], place: impl Fn(u32) -> Inside) -> Vec<Exit> {
-    let mut ends: Vec<&Link> = node.iter().filter(|link| is_paired(link) && link.peer_nsid == Some(nsid)).collect();
+fn join(nsid: i32, inside: &[Link], node: &NodeLinks<'_>, place: impl Fn(u32) -> Inside) -> Vec<Exit> {
+    let mut ends = node.ends.get(&nsid).cloned().unwrap_or_default();
     let mut exits = Vec::new();
     for link in inside.iter().filter(|link| !link.loopback) {
         let end = ends.iter().position(|end| end.kind == link.kind && end.peer == Some(link.index));
@@ -248,14 +268,14 @@ mod tests {
             link(2, "eth0", Some("veth"), Some((10, Some(0)))),
             link(3, "net1", Some("veth"), Some((11, Some(0)))),
         ];
-        let exits = join(5, &inside, &node, place);
+        let exits = join(5, &inside, &NodeLinks::of(&node), place);
         assert_eq!(names(&exits), [("eth0", "veth", Some(10)), ("net1", "veth", Some(11)), ("?", "veth", Some(13))]);
     }
 
     #[test]
     fn a_namespace_that_cannot_be_listed_hides_no_host_end_and_is_not_covered() {
         let node = [link(10, "veth-a", Some("veth"), Some((2, Some(5))))];
-        let exits = join(5, &[Link::unknown()], &node, place);
+        let exits = join(5, &[Link::unknown()], &NodeLinks::of(&node), place);
         assert_eq!(names(&exits), [("?", "unknown", None), ("?", "veth", Some(10))]);
     }
 
@@ -272,7 +292,7 @@ mod tests {
             link(9, "vb", Some("veth"), Some((8, None))),
             link(10, "wg0", Some("wireguard"), None),
         ];
-        let listed = join(5, &inside, &[], place);
+        let listed = join(5, &inside, &NodeLinks::of(&[]), place);
         let listed: Vec<_> = listed.iter().map(|exit| exit.interface.name.as_str()).collect();
         assert_eq!(listed, ["net1", "sriov", "nk", "tunl9", "wg0"]);
     }
@@ -292,16 +312,20 @@ mod tests {
             netkit(4, "pair0", (5, None), None),
             netkit(5, "pair1", (4, None), Some(Netkit::default())),
         ];
-        let exits = join(5, &inside, &node, place);
+        let exits = join(5, &inside, &NodeLinks::of(&node), place);
         assert_eq!(names(&exits), [("eth0", "netkit", Some(10)), ("eth1", "netkit", None), ("?", "veth", Some(12))]);
-        assert_eq!(names(&join(5, &[], &node[1..2], place)), [("?", "netkit", None)], "a list that hides it");
+        assert_eq!(
+            names(&join(5, &[], &NodeLinks::of(&node[1..2]), place)),
+            [("?", "netkit", None)],
+            "a list that hides it"
+        );
         assert_eq!(exits[0].interface.host.as_ref().and_then(|host| host.netkit.clone()), Some(drops_out));
     }
 
     #[test]
     fn a_veth_to_a_container_nested_in_the_pod_stays_inside() {
-        let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &[], place);
-        let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &[], place);
+        let outer = join(5, &[link(4, "vethd", Some("veth"), Some((2, Some(6))))], &NodeLinks::of(&[]), place);
+        let nested = join(6, &[link(2, "eth0", Some("veth"), Some((4, Some(5))))], &NodeLinks::of(&[]), place);
         assert_eq!((outer.len(), nested.len()), (1, 1));
         let exits = |nsid, found| Exits { nsid, claimed: false, found };
         assert_eq!(interfaces(vec![exits(5, outer), exits(6, nested)]), []);
