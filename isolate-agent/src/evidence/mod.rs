@@ -317,8 +317,8 @@ impl Bundle {
         for root in self.subject.cgroups.clone() {
             let mut folders = Vec::new();
             // What vanishes meanwhile is gone.
-            drop(crate::inventory::cgroup::descend(&root, |path| {
-                folders.push(path.to_owned());
+            drop(crate::inventory::cgroup::descend(&root, |folder| {
+                folders.push(folder.path.to_owned());
                 folders.len() < MOST_PROCESSES
             }));
             for folder in folders {

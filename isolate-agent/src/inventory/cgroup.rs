@@ -2,10 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    ffi::OsStr,
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, open, openat, statat};
 
 use super::is_exhausted;
 use crate::pod::PodUid;
@@ -14,6 +21,8 @@ use crate::pod::PodUid;
 const MAX_DIRECTORIES: usize = 1 << 16;
 /// Levels below the root of a walk.
 const MAX_DEPTH: usize = 16;
+/// Room for a list of some hundred files: a cgroup has fewer.
+const LIST_BYTES: usize = 8192;
 
 /// The UID in the name of a pod-level directory.
 ///
@@ -47,24 +56,52 @@ fn uid_of(path: &Path) -> Option<PodUid> {
 /// keeps its pods below a container's scope in `system.slice`. Errors only when `root` itself cannot be read, or when
 /// the agent is out of resources: the rest of the tree is still there then.
 pub(crate) fn walk(root: &Path, mut visit: impl FnMut(&Path, Option<PodUid>)) -> io::Result<()> {
-    descend(root, |path| {
-        let uid = uid_of(path);
-        visit(path, uid);
+    descend(root, |folder| {
+        let uid = uid_of(folder.path);
+        visit(folder.path, uid);
         uid.is_none()
     })
+}
+
+/// A folder that a walk has come to.
+#[derive(Debug)]
+pub(crate) struct Folder<'w> {
+    /// Its path.
+    pub(crate) path: &'w Path,
+    root: &'w Path,
+    top: BorrowedFd<'w>,
+}
+
+impl Folder<'_> {
+    /// Opens a file in it.
+    pub(crate) fn open(&self, name: &str) -> io::Result<OwnedFd> {
+        self.open_at(&self.below().join(name), OFlags::empty())
+    }
+
+    /// From the root of the walk: the way from that of the file system is many steps longer, for each file.
+    fn open_at(&self, below: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat(self.top, below, flags | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn below(&self) -> &Path {
+        let below = self.path.strip_prefix(self.root).expect("a walk goes down from its root");
+        if below.as_os_str().is_empty() { Path::new(".") } else { below }
+    }
 }
 
 /// Shows `root` and the folders below it, shallow ones first; those for which `enter` is false are not entered.
 ///
 /// Bounded in depth and number. Symbolic links are not followed, folders that vanish meanwhile are passed over.
-pub(crate) fn descend(root: &Path, mut enter: impl FnMut(&Path) -> bool) -> io::Result<()> {
+pub(crate) fn descend(root: &Path, mut enter: impl FnMut(&Folder<'_>) -> bool) -> io::Result<()> {
+    let top = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut queue = VecDeque::from([(root.to_path_buf(), 0)]);
     let mut seen = 1;
     while let Some((path, depth)) = queue.pop_front() {
-        if !enter(&path) || depth == MAX_DEPTH {
+        let folder = Folder { path: &path, root, top: top.as_fd() };
+        if !enter(&folder) || depth == MAX_DEPTH {
             continue;
         }
-        match subdirectories(&path) {
+        match subdirectories(&folder) {
             Ok(below) => {
                 let left = MAX_DIRECTORIES - seen;
                 if below.len() > left {
@@ -80,17 +117,20 @@ pub(crate) fn descend(root: &Path, mut enter: impl FnMut(&Path) -> bool) -> io::
     Ok(())
 }
 
-fn subdirectories(path: &Path) -> io::Result<Vec<PathBuf>> {
+fn subdirectories(folder: &Folder<'_>) -> io::Result<Vec<PathBuf>> {
     // The link count of a directory is 2 plus its sub-directories (btrfs: 1), in kernfs as well. Asking for it is far
     // cheaper than listing the control files of the many folders that have none.
-    if fs::symlink_metadata(path)?.nlink() == 2 {
+    if statat(folder.top, folder.below(), AtFlags::SYMLINK_NOFOLLOW)?.st_nlink == 2 {
         return Ok(Vec::new());
     }
-    let mut below = Vec::new();
-    for entry in fs::read_dir(path)? {
+    let directory = folder.open_at(folder.below(), OFlags::DIRECTORY)?;
+    let (mut list, mut below) = ([MaybeUninit::uninit(); LIST_BYTES], Vec::new());
+    let mut entries = RawDir::new(directory, &mut list);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            below.push(entry.path());
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+            below.push(folder.path.join(name));
         }
     }
     below.sort_unstable();
@@ -99,7 +139,7 @@ fn subdirectories(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use proptest::prelude::*;
 

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs::File,
-    io::{self, Read as _},
+    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
     sync::Arc,
 };
 
 use rustix::{
+    buffer::spare_capacity,
     fs::{Mode, OFlags},
     io::Errno,
 };
@@ -37,6 +37,8 @@ pub(super) struct Netns {
 
 /// File system of namespaces (`NSFS_MAGIC` of `linux/magic.h`).
 const NSFS: u64 = 0x6e73_6673;
+/// What a `seq_file` gives at a time, and more than most have to say.
+const PAGE: usize = 4096;
 /// `NS_GET_NSTYPE` of `linux/nsfs.h` (4.11).
 const GET_TYPE: libc::Ioctl = 0xb703;
 
@@ -160,7 +162,11 @@ pub(super) fn census(
     for &pid in pids.range(1..) {
         let Some((process, netns)) = open(pid)? else { continue };
         let is_known = known.contains(&netns.id);
-        if (is_known && !closely) || !process.is_in(uid) || process.is_own_child() {
+        if is_known && !closely {
+            continue;
+        }
+        let Ok(cgroups) = process.read("cgroup") else { continue };
+        if !names(&cgroups, uid) || process.is_own_child(&cgroups) {
             continue;
         }
         let is_beside = node.has_net(netns.id) && node.has_mount(&process);
@@ -200,8 +206,8 @@ pub(super) fn census(
 pub(crate) fn pids(directory: &Path) -> Result<BTreeSet<i32>, InventoryError> {
     let mut pids = BTreeSet::new();
     let mut exhausted = None;
-    let read = cgroup::descend(directory, |path| {
-        match std::fs::read_to_string(path.join("cgroup.procs")) {
+    let read = cgroup::descend(directory, |folder| {
+        match folder.open("cgroup.procs").and_then(|file| whole(&file)) {
             Ok(list) => pids.extend(list.lines().filter_map(|line| line.parse::<i32>().ok())),
             Err(error) if is_exhausted(&error) => exhausted = Some(error),
             // A threaded cgroup refuses this; the domain above it lists its processes.
@@ -217,6 +223,25 @@ pub(crate) fn pids(directory: &Path) -> Result<BTreeSet<i32>, InventoryError> {
         }
         Ok(()) => Ok(pids),
     }
+}
+
+/// What a file of procfs or cgroupfs says. These tell no length, so that asking for it, as the standard library does, is two
+/// calls for nothing; and there are some files for each pod.
+fn whole(file: &OwnedFd) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(PAGE);
+    loop {
+        bytes.reserve(PAGE / 2);
+        match rustix::io::read(file, spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether one of these cgroups, a line each, is a pod's or in it.
+fn names(cgroups: &str, uid: PodUid) -> bool {
+    cgroups.lines().any(|line| line.split('/').any(|name| cgroup::uid_in_name(name) == Some(uid)))
 }
 
 fn open(pid: i32) -> Result<Option<(Process, Netns)>, InventoryError> {
@@ -274,14 +299,12 @@ impl Process {
 
     /// Whether it runs in a cgroup of this pod.
     pub(crate) fn is_in(&self, uid: PodUid) -> bool {
-        self.read("cgroup").is_ok_and(|text| {
-            text.lines().any(|line| line.split('/').any(|name| cgroup::uid_in_name(name) == Some(uid)))
-        })
+        self.read("cgroup").is_ok_and(|cgroups| names(&cgroups, uid))
     }
 
     /// Whether this process started it for a verification, to make sockets in the pod's cgroup.
-    fn is_own_child(&self) -> bool {
-        if !self.read("cgroup").is_ok_and(|text| text.contains(&verify::leaf_prefix())) {
+    fn is_own_child(&self, cgroups: &str) -> bool {
+        if !cgroups.contains(&verify::leaf_prefix()) {
             return false;
         }
         // Behind the name, which may hold anything: the state, then the parent's process id.
@@ -295,9 +318,7 @@ impl Process {
     }
 
     pub(crate) fn read(&self, path: &str) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        File::from(self.open_at(path)?).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        whole(&self.open_at(path)?)
     }
 
     pub(crate) fn open_at(&self, path: &str) -> io::Result<OwnedFd> {
