@@ -30,8 +30,8 @@ pub(crate) struct Options {
     /// Numbers of pods on the node
     #[arg(long, value_name = "PODS", value_delimiter = ',', default_values_t = [1, 10, 110, 250, 1000])]
     pub(crate) pods: Vec<u32>,
-    /// Seconds of a look at the daemon at rest
-    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    /// Seconds of a look at the daemon at rest; tens, since it looks at the node every ten
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub(crate) rest_secs: u64,
     /// Pods that come and go, twenty a second, on a node of each size
     #[arg(long, value_name = "PODS", default_value_t = 100)]
