@@ -15,9 +15,10 @@ use super::{
     EnforceError,
     clsact::{self, Ours, Owner},
     netdev,
-    object::Programs,
     pin::{Pin, unpin},
-    pins, sys,
+    pins,
+    programs::Programs,
+    sys,
     tc::{Place, Side, Tc},
 };
 use crate::{

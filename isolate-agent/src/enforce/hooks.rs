@@ -19,8 +19,8 @@ use super::{
     links::Links,
     maps::Maps,
     mechanism::Mechanism,
-    object::Programs,
     pin::{Pin, note},
+    programs::Programs,
 };
 use crate::{
     inventory::{CgroupId, HostVeth, IfIndex},

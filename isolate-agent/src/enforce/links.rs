@@ -23,9 +23,9 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{
     EnforceError, Mended, netdev,
-    object::Programs,
     pin::{NEXT, Pin, note, unpin},
     pins,
+    programs::Programs,
     sys::{self, Place, Target},
 };
 use crate::{

@@ -18,6 +18,7 @@ mod netdev;
 mod object;
 mod pin;
 mod pins;
+mod programs;
 mod sys;
 mod tc;
 mod upgrade;
@@ -41,7 +42,7 @@ pub use self::{
     mechanism::{Mechanism, has_clsact, has_tcx},
     object::lsm_refusal,
 };
-use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, object::Programs};
+use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, programs::Programs};
 use crate::{
     fault,
     observed::{Observed, Slot},

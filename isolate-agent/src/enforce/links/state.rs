@@ -9,8 +9,8 @@ use isolate_common::{Direction, Hook};
 use super::{
     super::{
         netdev,
-        object::Programs,
         pin::Pin,
+        programs::Programs,
         sys::{self, Chain, LinkFacts, Place},
     },
     attach_type, netkit_type,
