@@ -154,7 +154,7 @@ pub(super) fn a_hardware_address_of_a_neighbour_gains_nothing() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, node } = &scene;
     let (friend, process) = (node.pod(&Spec::default()), node.process());
-    let _daemon = agent.daemon();
+    let daemon = agent.daemon();
     let asker = Asker::new(node.netns(), &process);
     let (pod, victim, host) = (web.end(), neighbour.end(), friend.end());
     let theirs = Path::shown(Channel::ORDINARY, neighbour.end(), node.end(&process));
@@ -170,6 +170,8 @@ pub(super) fn a_hardware_address_of_a_neighbour_gains_nothing() {
     assert!(leaves(victim.mac), "and sends from there");
     set_mac(web, pod.mac);
     wait::until("it is back at its own", || asker.is_told(pod.v4.into(), pod.mac, BRIEF) && leaves(pod.mac));
+    // What is known of it when it is isolated stays.
+    daemon.await_pass();
 
     let allow = host.v4.to_string();
     for (when, earlier) in [("after the cut", false), ("before the cut", true)] {

@@ -1,7 +1,6 @@
 //! What becomes of an isolated pod: its containers restart, its sandbox is made anew, its pause process dies, it is deleted.
 
 use isolate_tests::{
-    agent::Daemon,
     channel::Path,
     cri::{CriSpec, Network},
     observe::Observer,
@@ -60,8 +59,7 @@ fn a_dead_pause_process_releases_nobody() {
     web.kill_pause();
     wait::until("the runtime calls it not ready", || !web.is_ready());
     assert!(web.container(0).runs() && web.container(1).runs(), "its containers run on");
-    let seen = passes(&daemon);
-    wait::until("the agent has looked since", || passes(&daemon) > seen + 1);
+    daemon.await_pass();
     path.assert_cut();
     assert_eq!(agent.isolation(web.uid())["coverage"], "full");
     agent.remove(&[&web.name()]);
@@ -145,11 +143,4 @@ fn both_spellings_of_the_cgroup() {
 fn agent_covers(scene: &Scene) {
     let uid = scene.web.uid();
     wait::until("the new interface is cut", || scene.agent.isolation(uid)["coverage"] == "full");
-}
-
-/// How many passes the agent has made.
-fn passes(daemon: &Daemon) -> u64 {
-    let (_, text) = daemon.page("/metrics");
-    let line = text.lines().find(|line| line.starts_with("isolate_reconcile_passes_total")).expect("it is counted");
-    line.split(' ').nth(1).and_then(|count| count.parse().ok()).expect("a number")
 }

@@ -54,6 +54,17 @@ impl Daemon {
         request(connect().expect("it did just now"), "GET", path, b"")
     }
 
+    /// Waits for a whole look at the node that began after this.
+    pub fn await_pass(&self) {
+        let passes = || {
+            let (_, text) = self.page("/metrics");
+            let line = text.lines().find(|line| line.starts_with("isolate_reconcile_passes_total"));
+            line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("they are counted")
+        };
+        let seen = passes();
+        wait::until("the agent has looked at the node", || passes() > seen + 1);
+    }
+
     /// One request on its control socket: status code and body.
     pub fn control(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         request(UnixStream::connect(self.agent.socket()).expect("the daemon listens"), method, path, body)
