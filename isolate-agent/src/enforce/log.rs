@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
+use isolate_common::KernelError;
 use log::{Log, Metadata, Record};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -70,11 +71,47 @@ impl Log for Few {
 
     fn log(&self, record: &Record<'_>) {
         match self.0.fetch_add(1, Ordering::Relaxed) {
-            before if before < MOST => tracing::error!("in the kernel: {}", record.args()),
+            before if before < MOST => tracing::error!("in the kernel: {}", words(&record.args().to_string())),
             MOST => tracing::error!("in the kernel: more of these; `status` counts them"),
             _ => {}
         }
     }
 
     fn flush(&self) {}
+}
+
+/// The words for two numbers: of an error, and of what it is about. Programs of another agent may say something else.
+fn words(said: &str) -> String {
+    let error = || {
+        let (error, about) = said.split_once(' ')?;
+        Some((KernelError::ALL.get(error.parse::<usize>().ok()?)?, about))
+    };
+    match error() {
+        Some((KernelError::CgroupWithoutKey, about)) => {
+            format!("packet dropped: no key leads from cgroup {about} to an isolated pod")
+        }
+        Some((KernelError::KeyWithoutPolicy, about)) => {
+            format!("packet dropped: a key leads to slot {about}, which is vacant")
+        }
+        Some((KernelError::SlotWithoutCounter, about)) => {
+            format!("packet dropped, and not counted: slot {about} has no counter")
+        }
+        Some((KernelError::NoGate, _)) => "the gate cannot be read: it counts as open".to_owned(),
+        None => said.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_words() {
+        for (number, error) in KernelError::ALL.iter().enumerate() {
+            assert_eq!(*error as usize, number);
+            assert_ne!(words(&format!("{number} 7")), format!("{number} 7"));
+        }
+        assert!(words("0 17").contains("cgroup 17"));
+        assert_eq!(words("no such error"), "no such error");
+    }
 }
