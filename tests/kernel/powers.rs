@@ -18,7 +18,7 @@ trials![
     net_admin_in_a_user_namespace_of_its_own_is_nothing,
     a_thread_is_enough,
     a_program_to_come_is_enough,
-    sys_admin_takes_the_hooks_off needs Bpftool,
+    sys_admin_takes_the_hooks_off needs Bpftool Tcx,
     the_nodes_process_namespace_is_told,
 ];
 
@@ -47,6 +47,7 @@ fn a_power_is_told_as_long_as_it_is_there() {
     if program::lsm_missing().is_none() {
         let _refused = scene.web.attacker(&[launch::NET_ADMIN]);
         isolated(&scene, 0);
+        scene.agent.remove(&[scene.web.uid()]);
     }
     let admin = scene.web.attacker(capabilities);
     let path = Path::shown(Channel::ORDINARY, scene.web.end(), scene.neighbour.end());
