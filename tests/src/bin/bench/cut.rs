@@ -2,6 +2,7 @@
 
 use std::{
     os::unix::net::UnixStream,
+    path::PathBuf,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -238,19 +239,28 @@ impl Place {
         }
     }
 
+    /// The pins of what is attached.
+    fn links(&self) -> impl Iterator<Item = PathBuf> {
+        let links = std::fs::read_dir(crate::micro::pins(&self.node).join("links"));
+        links.expect("the agent keeps its links there").flatten().map(|link| link.path())
+    }
+
     fn undo(&self, pod: &CrowdPod) {
         match self.way {
             Way::Armed | Way::OnDemand | Way::CliArmed => {
                 let stream = UnixStream::connect(self.agent.socket()).expect("the daemon listens");
                 assert_eq!(request(stream, "DELETE", &format!("/v1/isolations/{}", pod.uid), b"").0, 200);
+                if self.way == Way::OnDemand {
+                    // It detaches after the answer, under the RTNL lock, and the next round is somebody else's.
+                    wait::until("nothing is attached any more", || self.links().next().is_none());
+                }
             }
             Way::DirectArmed => assert!(ends_well(self.agent.command_here(&["remove", &pod.uid]))),
             Way::DirectOnDemand => {
                 assert!(ends_well(self.agent.command_here(&["remove", &pod.uid])));
                 // It stays armed; here it is not to be.
-                let links = crate::micro::pins(&self.node).join("links");
-                for link in std::fs::read_dir(links).expect("the agent keeps its links there").flatten() {
-                    std::fs::remove_file(link.path()).expect("a pin can be removed");
+                for link in self.links() {
+                    std::fs::remove_file(link).expect("a pin can be removed");
                 }
             }
             Way::Iptables => {
