@@ -171,8 +171,9 @@ impl Loop {
                     None => again = true,
                 },
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
-                    self.engine.arm_next();
+                    // Answers that wait for this thread go out first.
                     tokio::task::yield_now().await;
+                    self.engine.arm_next();
                 }
             }
         }

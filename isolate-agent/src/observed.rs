@@ -46,6 +46,8 @@ pub struct Observed {
     pub netdev_links: BTreeMap<(NetdevKey, Direction), LinkState>,
     /// Pinned links of its XDP programs, which see a frame before the pod's packet sockets do.
     pub xdp_links: BTreeMap<NetdevKey, LinkState>,
+    /// Whether what goes into a pod has to come by its host end: nothing but ours is loaded that can hand frames over past it.
+    pub host_ends_suffice: bool,
     /// Whether the kernel took the programs of the LSM hook.
     pub has_lsm: bool,
     /// Pinned links of the LSM hook.

@@ -38,6 +38,18 @@ pub struct View<'a> {
     pub arm: Arm,
     /// The cgroup that kubelet runs in, where it is known.
     pub kubelet: Option<CgroupId>,
+    /// Whether there is somebody who carries out [`Plan::arm`].
+    pub lingers: bool,
+}
+
+/// What cuts pods.
+struct Cut {
+    actions: Vec<Action>,
+    /// Those that guard where nothing can come by now.
+    following: Vec<Action>,
+    slots: BTreeMap<PodUid, Slot>,
+    /// Pods for which there is no slot.
+    no_slot: Vec<PodUid>,
 }
 
 /// What must change.
@@ -45,7 +57,8 @@ pub struct View<'a> {
 pub struct Plan {
     /// Changes for isolated and released pods, in order.
     pub enforce: Vec<Action>,
-    /// Attaching to healthy pods and collecting what is left of dead ones: slow, and never urgent.
+    /// What guards isolated pods where nothing can come by now, attaching to healthy ones, and collecting what is left of dead ones:
+    /// slow, and never urgent.
     pub arm: Vec<Action>,
     /// Desired pods for which there is no slot.
     pub no_slot: Vec<PodUid>,
@@ -54,7 +67,7 @@ pub struct Plan {
 impl View<'_> {
     /// Everything that must change on the node.
     pub fn plan(&self) -> Plan {
-        let (mut enforce, slots, no_slot) = self.cut(self.desired.keys());
+        let Cut { actions: mut enforce, following: mut arm, slots, no_slot } = self.cut(self.desired.keys());
         self.release(&slots, &mut enforce);
         action::sort(&mut enforce);
         let mut keyed: BTreeSet<IfIndex> = self.observed.veth_keys.keys().copied().collect();
@@ -65,18 +78,19 @@ impl View<'_> {
                 _ => false,
             };
         }
-        let arm = self.arm_beside(&keyed);
+        arm.extend(self.arm_beside(&keyed));
         Plan { enforce, arm, no_slot }
     }
 
-    /// What must change to isolate these pods, and those for which there is no slot. Touches nothing else.
+    /// What must change to isolate these pods, and those for which there is no slot. Touches nothing else; [`Self::arm`] tells
+    /// what may follow then.
     pub fn isolate(&self, uids: &BTreeSet<PodUid>) -> (Vec<Action>, Vec<PodUid>) {
-        let (mut actions, _, no_slot) = self.cut(uids.iter());
+        let Cut { mut actions, no_slot, .. } = self.cut(uids.iter());
         action::sort(&mut actions);
         (actions, no_slot)
     }
 
-    fn cut<'u>(&self, uids: impl Iterator<Item = &'u PodUid>) -> (Vec<Action>, BTreeMap<PodUid, Slot>, Vec<PodUid>) {
+    fn cut<'u>(&self, uids: impl Iterator<Item = &'u PodUid>) -> Cut {
         let (mut actions, mut slots, mut no_slot) = (Vec::new(), BTreeMap::new(), Vec::new());
         let occupied = self.observed.slots();
         let mut vacant = self.vacant_slots();
@@ -119,7 +133,8 @@ impl View<'_> {
             actions.push(Action::OpenGate(gate));
         }
         self.know_kubelet(&mut actions);
-        (actions, slots, no_slot)
+        let (following, actions) = actions.into_iter().partition(|action| self.can_follow(action));
+        Cut { actions, following, slots, no_slot }
     }
 
     fn cut_cgroup(&self, pod: &Pod, slot: Slot, actions: &mut Vec<Action>) {
@@ -282,9 +297,11 @@ impl View<'_> {
         owners
     }
 
-    /// Attaching to healthy pods and collecting what is left of dead ones.
+    /// What is slow and not urgent, in order.
     pub fn arm(&self) -> Vec<Action> {
-        self.arm_beside(&self.observed.veth_keys.keys().copied().collect())
+        let mut actions = self.following();
+        actions.extend(self.arm_beside(&self.observed.veth_keys.keys().copied().collect()));
+        actions
     }
 
     /// Nothing is detached from what is `keyed`: it is cut, whoever it is seen with.

@@ -17,8 +17,17 @@ use crate::{
 };
 use isolate_common::{Ask, Counter, DIRECTIONS, Direction, EXEMPTIONS, HOOKS, Hook, SlotCounters};
 
-/// Why an unarmed pod could not be armed, where the kernel said so.
-pub type Unattachable = BTreeMap<IfIndex, String>;
+/// Where the kernel would not let a hook be attached, and what it said.
+pub type Unattachable = BTreeMap<Place, String>;
+
+/// An interface that a hook is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The host end of a pod's.
+    HostEnd(IfIndex),
+    /// One inside a pod.
+    Inside(NetdevKey),
+}
 
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
@@ -40,7 +49,7 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
                         let why = format!("a {} has no host end", interface.kind);
                         (&interface.name, (HookState::NotApplicable, Some(why)))
                     }
-                    _ => (&interface.name, netdev_state(interface, direction, slot, observed)),
+                    _ => (&interface.name, netdev_state(interface, direction, slot, observed, unattachable)),
                 };
                 rows.push(hook, direction, place, state);
             }
@@ -87,6 +96,7 @@ fn netdev_state(
     direction: Direction,
     slot: Option<Slot>,
     observed: &Observed,
+    unattachable: &Unattachable,
 ) -> (HookState, Option<String>) {
     if netdev_directions(interface).all(|needed| needed != direction) {
         let why = "what goes out here comes by the host end";
@@ -96,7 +106,14 @@ fn netdev_state(
         return missing("the interface was not there a moment ago");
     };
     let key = NetdevKey { slot, namespace, index };
-    match link_state(observed.netdev_links.get(&(key, direction)), None) {
+    let link = observed.netdev_links.get(&(key, direction));
+    let is_new = link.is_none() || (has_xdp(interface) && xdp_link(key, observed).is_none());
+    let error = unattachable.get(&Place::Inside(key));
+    if interface.host.is_some() && is_new && observed.host_ends_suffice && error.is_none() {
+        let why = "no program on this node hands frames over past the host end; it is attached within seconds";
+        return (HookState::Pending, Some(why.to_owned()));
+    }
+    match link_state(link, error) {
         (HookState::Holding, _) if direction == Direction::In && has_xdp(interface) => match xdp_link(key, observed) {
             Some(LinkState::Holding) => (HookState::Holding, None),
             Some(LinkState::Refused) => missing(SEEN[0]),
@@ -149,7 +166,7 @@ fn veth_state(
     if !observed.veth_keys.get(&veth.ifindex).is_some_and(|slot| observed.policies.contains_key(slot)) {
         return (HookState::Missing, Some("the interface has no key in the map".to_owned()));
     }
-    link_state(observed.veth_links.get(&(veth.ifindex, direction)), unattachable.get(&veth.ifindex))
+    link_state(observed.veth_links.get(&(veth.ifindex, direction)), unattachable.get(&Place::HostEnd(veth.ifindex)))
 }
 
 fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, Option<String>) {
@@ -374,7 +391,7 @@ fn why_unarmed(
         DIRECTIONS.into_iter().any(|direction| !stands(direction) && arms(Arm::All, veth, direction))
     };
     let veth = pod.host_veths().find(open)?;
-    Some(match (unattachable.get(&veth.ifindex), arm) {
+    Some(match (unattachable.get(&Place::HostEnd(veth.ifindex)), arm) {
         (Some(error), _) => (UnarmedReason::AttachFailed, error.clone()),
         (None, Arm::OnDemand) => (UnarmedReason::OnDemand, "the agent attaches only what is isolated".to_owned()),
         (None, Arm::All) => (UnarmedReason::Pending, format!("{} is about to be armed", veth.name)),

@@ -18,6 +18,7 @@ use crate::{scene::Scene, suite::trials};
 
 trials![
     frames_handed_over_are_not_seen needs Tcx,
+    what_follows_is_there_within_seconds needs Tcx,
     another_program_is_told needs Tcx,
     a_detached_program_is_attached_again needs Bpftool,
     exemptions_that_come_later_are_read,
@@ -65,6 +66,21 @@ fn frames_handed_over_are_not_seen() {
     }
 }
 
+/// Where nobody could hand frames over when the pod was isolated, somebody may later.
+fn what_follows_is_there_within_seconds() {
+    let scene = Scene::new();
+    let Scene { agent, web, .. } = &scene;
+    let _daemon = agent.daemon();
+    agent.add(&[web.uid()]);
+    let isolation = agent.isolation(web.uid());
+    assert_eq!(isolation["coverage"], "full", "{isolation:#}");
+    agent.await_the_rest(web.uid());
+    let _handing_over = hand_over(&scene);
+    assert_eq!(sniffed(&scene), 0);
+    agent.remove(&[web.uid()]);
+    assert!(sniffed(&scene) > 0, "the sniffer is not blind");
+}
+
 /// An interface has one XDP program: the pod is cut all the same, and what stays open is said.
 fn another_program_is_told() {
     let scene = Scene::new();
@@ -94,6 +110,7 @@ fn a_detached_program_is_attached_again() {
     let Scene { agent, web, node, .. } = &scene;
     let _daemon = agent.daemon();
     agent.add(&[web.uid()]);
+    agent.await_the_rest(web.uid());
     let pin = xdp_pin(node).expect("it is pinned");
     launch::succeed(Command::new("bpftool").args(["link", "detach", "pinned"]).arg(&pin));
     let index = netdev::index(web.netns(), "eth0");

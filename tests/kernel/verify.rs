@@ -203,6 +203,7 @@ fn a_detached_hook_is_a_leak() {
         let daemon = scene.agent.daemon();
         scene.agent.add(&[scene.web.uid()]);
         let watch = Watch::start(&scene);
+        scene.agent.await_the_rest(scene.web.uid());
         daemon.kill();
         // A healthy pod's veth is armed as well.
         let index = netdev::index(scene.node.netns(), &scene.web.host_veths()[0]).to_string();
@@ -225,6 +226,7 @@ fn a_program_in_front_is_told() {
     let scene = Scene::new();
     let daemon = scene.agent.daemon();
     scene.agent.add(&[scene.web.uid()]);
+    scene.agent.await_the_rest(scene.web.uid());
     daemon.kill();
     let index = netdev::index(scene.node.netns(), &scene.web.host_veths()[0]);
     let watch = Watch::start(&scene);

@@ -245,6 +245,15 @@ impl Agent {
         all.iter().find(|one| one["uid"] == uid).unwrap_or_else(|| panic!("{uid} is not listed: {json:#}")).clone()
     }
 
+    /// Waits for what follows the isolation of a pod.
+    #[track_caller]
+    pub fn await_the_rest(&self, uid: &str) {
+        wait::until("no hook of the pod is to come", || {
+            let isolation = self.isolation(uid);
+            isolation["hooks"].as_array().expect("a list of hooks").iter().all(|hook| hook["state"] != "pending")
+        });
+    }
+
     /// How many packets were dropped for a pod, by all hooks in both directions.
     #[track_caller]
     pub fn drops(&self, uid: &str) -> u64 {

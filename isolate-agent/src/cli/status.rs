@@ -117,6 +117,7 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
     let rows = isolation.hooks.iter().map(|hook| {
         let state = match hook.state {
             HookState::Holding => Cell::tinted("holding", Tint::Good),
+            HookState::Pending => Cell::tinted("pending", Tint::Faint),
             HookState::Missing => Cell::tinted("missing", Tint::Bad),
             HookState::NotApplicable => Cell::tinted("not applicable", Tint::Faint),
         };

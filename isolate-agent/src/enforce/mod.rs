@@ -8,6 +8,7 @@ mod copies;
 mod exempt;
 mod filters;
 mod guard;
+mod handover;
 mod hooks;
 mod keys;
 mod links;
@@ -42,7 +43,7 @@ pub use self::{
     mechanism::{Mechanism, has_clsact, has_tcx},
     object::lsm_refusal,
 };
-use self::{hooks::Hooks, maps::Maps, netdev::NetdevPrograms, programs::Programs};
+use self::{handover::Loaded, hooks::Hooks, maps::Maps, netdev::NetdevPrograms, programs::Programs};
 use crate::{
     fault,
     observed::{Observed, Slot},
@@ -205,6 +206,7 @@ pub struct Enforcer {
     maps: Maps,
     programs: Programs,
     netdev: NetdevPrograms,
+    loaded: Loaded,
     hooks: Hooks,
     claim: File,
 }
@@ -230,12 +232,12 @@ impl Enforcer {
         let programs = Programs::open(&folder, &maps)?;
         // An earlier agent has not made all of them.
         pins::make_folders(&folder)?;
-        let netdev = NetdevPrograms::default();
+        let (netdev, loaded) = (NetdevPrograms::default(), Loaded::default());
         let mechanism = Mechanism::choose(settings.veth_hook).map_err(|source| EnforceError::Probe { source })?;
         tracing::debug!(mechanism = mechanism.name(), "how programs get onto interfaces");
         let hooks = Hooks::open(&settings.bpffs, &folder, mechanism)?;
         let bpffs = settings.bpffs.clone();
-        let mut enforcer = Self { bpffs, folder, maps, programs, netdev, hooks, claim };
+        let mut enforcer = Self { bpffs, folder, maps, programs, netdev, loaded, hooks, claim };
         if others {
             enforcer.take_over(&enforcer.folder.clone())?;
             object::note(&enforcer.folder)?;
@@ -283,7 +285,13 @@ impl Enforcer {
         let mut observed = self.maps.observe()?;
         observed.has_lsm = self.programs.has_lsm();
         self.hooks.observe(&mut self.programs, &mut observed)?;
+        observed.host_ends_suffice = self.loaded.look();
         Ok(observed)
+    }
+
+    /// Brings [`Observed::host_ends_suffice`] up to date.
+    pub fn observe_new_programs(&mut self, observed: &mut Observed) {
+        observed.host_ends_suffice = self.loaded.look_on();
     }
 
     /// Carries out one change and notes it in `observed`.

@@ -303,10 +303,24 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
 pub(super) struct ProgramFacts {
     /// Its id; no other program ever gets it.
     pub(super) id: u32,
+    /// Its type, a `bpf_prog_type`.
+    pub(super) kind: u32,
     /// What the kernel keeps of its name.
     pub(super) name: String,
     /// Ids of the maps that it uses.
     pub(super) maps: Vec<u32>,
+}
+
+/// `BPF_PROG_GET_NEXT_ID`: the id of the loaded program after this one (needs `CAP_SYS_ADMIN`).
+pub(super) fn next_program(id: u32) -> io::Result<Option<u32>> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+    match bpf(bpf_cmd::BPF_PROG_GET_NEXT_ID, &mut attr) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+        // SAFETY: the kernel has filled this member in.
+        Ok(_) => Ok(Some(unsafe { attr.__bindgen_anon_6.next_id })),
+    }
 }
 
 /// `BPF_PROG_GET_FD_BY_ID`: opens a loaded program (needs `CAP_SYS_ADMIN`).
@@ -332,7 +346,8 @@ pub(super) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts>
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     let used = usize::try_from(info.nr_map_ids).map_err(io::Error::other)?.min(MOST_MAPS);
     let name: Vec<u8> = info.name.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
-    Ok(ProgramFacts { id: info.id, name: String::from_utf8_lossy(&name).into_owned(), maps: maps[..used].to_vec() })
+    let (name, maps) = (String::from_utf8_lossy(&name).into_owned(), maps[..used].to_vec());
+    Ok(ProgramFacts { id: info.id, kind: info.type_, name, maps })
 }
 
 /// As many as are listed of a chain.

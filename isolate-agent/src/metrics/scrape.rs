@@ -159,7 +159,7 @@ fn holds(isolation: &Isolation, hook: Hook, direction: Direction) -> Option<bool
         .hooks
         .iter()
         .filter(|status| status.hook == hook.name() && status.direction == direction.name())
-        .filter(|status| status.state != HookState::NotApplicable)
+        .filter(|status| !matches!(status.state, HookState::NotApplicable | HookState::Pending))
         .map(|status| status.state == HookState::Holding)
         .reduce(|all, one| all && one)
 }

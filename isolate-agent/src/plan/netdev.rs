@@ -51,6 +51,35 @@ impl View<'_> {
         }
     }
 
+    /// Whether a change can be made after its pod is called isolated: it guards a way past a host end that nobody can take now, and
+    /// where nothing has guarded it before.
+    pub(super) fn can_follow(&self, action: &Action) -> bool {
+        // By whatever slot's program.
+        let same = |a: &NetdevKey, b: &NetdevKey| (a.namespace, a.index) == (b.namespace, b.index);
+        let guarded = match action {
+            Action::AttachNetdev(place, direction) if place.has_host_end => {
+                let mut links = self.observed.netdev_links.keys();
+                links.any(|(key, other)| other == direction && same(key, &place.key))
+            }
+            Action::AttachXdp(place) => self.observed.xdp_links.keys().any(|key| same(key, &place.key)),
+            _ => return false,
+        };
+        self.lingers && self.observed.host_ends_suffice && !guarded
+    }
+
+    /// Those changes, for all isolated pods.
+    pub(super) fn following(&self) -> Vec<Action> {
+        let (mut actions, homes, occupied) = (Vec::new(), self.homes(), self.observed.slots());
+        for pod in self.isolated_pods() {
+            if let Some(slot) = occupied.get(&pod.uid) {
+                self.attach_netdev(homes.leave(pod), *slot, false, &mut actions);
+            }
+        }
+        self.keep_one_xdp_each(&occupied, &mut actions);
+        actions.retain(|action| self.can_follow(action));
+        actions
+    }
+
     /// An interface takes one XDP program: isolated pods that share it share the first one's.
     pub(super) fn keep_one_xdp_each(&self, occupied: &BTreeMap<PodUid, Slot>, actions: &mut Vec<Action>) {
         let place = |key: &NetdevKey| (key.namespace, key.index);

@@ -174,6 +174,7 @@ struct Node {
     inventory: Inventory,
     kernel: Observed,
     arm: Arm,
+    lingers: bool,
 }
 
 impl Node {
@@ -184,6 +185,7 @@ impl Node {
             observed: &self.kernel,
             arm: self.arm,
             kubelet: Some(CgroupId(1)),
+            lingers: self.lingers,
         }
     }
 
@@ -288,6 +290,7 @@ prop_compose! {
         lsm_links in links(cgroup_ids()),
         netdev_links in links(netdev_keys()),
         xdp_links in links(netdev_keys()),
+        host_ends_suffice in any::<bool>(),
     ) -> Observed {
         let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
             (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags), ..Policy::default() })
@@ -305,6 +308,7 @@ prop_compose! {
             veth_links,
             netdev_links,
             xdp_links: xdp_links.into_iter().map(|((key, _), state)| (key, state)).collect(),
+            host_ends_suffice,
             has_lsm,
             lsm_links: lsm_links.into_iter().flat_map(asks).collect(),
         }
@@ -317,9 +321,10 @@ prop_compose! {
         inventory in pods(),
         kernel in kernels(),
         on_demand in any::<bool>(),
+        lingers in any::<bool>(),
     ) -> Node {
         let desired = desired.into_iter().map(|(pod, options)| (uid(pod), entry(pod, options))).collect();
-        Node { desired, inventory, kernel, arm: if on_demand { Arm::OnDemand } else { Arm::All } }
+        Node { desired, inventory, kernel, arm: if on_demand { Arm::OnDemand } else { Arm::All }, lingers }
     }
 }
 
@@ -370,6 +375,32 @@ proptest! {
             }
             for interface in node.view().homes().leave(pod) {
                 let Inside { namespace, index, .. } = interface.inside.clone().expect("all are known");
+                let follows = node.lingers && node.kernel.host_ends_suffice && interface.host.is_some();
+                for direction in netdev_directions(interface).filter(|_| !follows) {
+                    prop_assert!(netdev_is_cut(&node.kernel, namespace, index, direction));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_cuts_the_rest(mut node in nodes()) {
+        let plan = node.view().plan();
+        for action in &plan.enforce {
+            carry_out(&mut node.kernel, action);
+        }
+        let follows = |action: &&Action| matches!(action, Action::AttachNetdev(..) | Action::AttachXdp(_));
+        let following = node.view().arm();
+        let following: BTreeSet<&Action> = following.iter().filter(follows).collect();
+        // With a slot that could not be had before there may be more.
+        prop_assert!(plan.arm.iter().filter(follows).all(|action| following.contains(action)));
+        for action in &plan.arm {
+            carry_out(&mut node.kernel, action);
+        }
+        for (uid, _) in node.desired.iter().filter(|(uid, _)| !plan.no_slot.contains(uid)) {
+            let Some(pod) = node.inventory.pods.get(uid) else { continue };
+            for interface in node.view().homes().leave(pod) {
+                let Inside { namespace, index, .. } = interface.inside.clone().expect("all are known");
                 for direction in netdev_directions(interface) {
                     prop_assert!(netdev_is_cut(&node.kernel, namespace, index, direction));
                 }
@@ -406,7 +437,7 @@ proptest! {
     fn nobody_else_is_cut(mut node in nodes()) {
         let before = node.clone();
         let plan = node.view().plan();
-        for action in &plan.enforce {
+        for action in plan.enforce.iter().chain(&plan.arm) {
             carry_out(&mut node.kernel, action);
         }
         for ifindex in node.kernel.veth_keys.keys() {

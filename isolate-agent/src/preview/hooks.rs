@@ -9,7 +9,7 @@ use crate::{
     inventory::Pod,
     observed::{LinkState, NetdevKey, Observed, Slot},
     plan::{has_xdp, netdev_directions},
-    status::{self, Unattachable},
+    status::{self, Place, Unattachable},
 };
 
 /// Any slot will do.
@@ -26,7 +26,7 @@ pub(super) fn foresee(pod: &Pod, has_lsm: bool, unattachable: &Unattachable) -> 
         }
         for veth in pod.host_veths() {
             will_be.veth_keys.insert(veth.ifindex, SLOT);
-            if !unattachable.contains_key(&veth.ifindex) {
+            if !unattachable.contains_key(&Place::HostEnd(veth.ifindex)) {
                 will_be.veth_links.insert((veth.ifindex, direction), LinkState::Holding);
             }
         }

@@ -49,22 +49,22 @@ impl Engine {
         let before = self.want(&uids, request, limit.as_ref(), by);
         self.look_for_kubelet();
         let (actions, no_slots) = self.view().isolate(&uids);
-        // The rest only covers what a CNI may hand over past the host ends, and waits for RCU at each.
-        let cut =
-            actions.partition_point(|action| !matches!(action, Action::AttachNetdev(place, _) if place.has_host_end));
+        let cut = actions.partition_point(|action| !is_beside(action));
         // What fails here is tried again with the second look below, and reported if it fails again.
         self.apply(&actions[..cut]);
         let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
-
         for uid in &no_slots {
             match before.get(uid) {
                 Some(entry) => self.desired.insert(*uid, entry.clone()),
                 None => self.desired.remove(uid),
             };
         }
-        let unsaved = self.save_beside(&uids, |engine| drop(engine.apply(&actions[cut..])));
+        self.enforcer.observe_new_programs(&mut self.observed);
+        let (rest, _) = self.view().isolate(&uids);
+        let unsaved = self.save_beside(&uids, |engine| drop(engine.apply(&rest)));
         let errors = self.look_again(&uids).await;
-        // What waits there was planned when these pods were healthy: it may detach from one that is isolated now.
+        // What waits there was planned when these pods were healthy: it may detach from one that is isolated now, and what guards
+        // these may follow.
         self.to_arm = self.view().arm().into();
         self.known = self.observed.clone();
 
@@ -324,6 +324,16 @@ impl Engine {
             );
         }
         Outcome { open, ..self.outcome(text, uid, code, message) }
+    }
+}
+
+/// Whether a change, and what comes after it, only covers what goes past the hooks on a pod's packets: what a CNI may hand over past the
+/// host ends, which waits for RCU at each, and calls.
+const fn is_beside(action: &Action) -> bool {
+    match action {
+        Action::AttachNetdev(place, _) => place.has_host_end,
+        Action::AttachLsm(..) => true,
+        _ => false,
     }
 }
 

@@ -28,7 +28,8 @@ impl Direct {
     /// Takes the lock and looks at the node. The container runtime is asked meanwhile.
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
         let (cri, asked) = Cri::asked_beside(settings.cri_endpoint.as_deref(), Self::CRI_PATIENCE);
-        Ok(Self { engine: Engine::open(settings, cri).await?, asked })
+        let engine = Engine::open(settings, cri).await?;
+        Ok(Self { engine: Engine { lingers: false, ..engine }, asked })
     }
 
     /// Waits for the container runtime, where one of these is a name.

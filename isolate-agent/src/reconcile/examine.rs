@@ -12,9 +12,11 @@ use crate::{
 };
 
 impl Engine {
-    /// Looks at an isolated pod anew. Changes nothing, not even what it finds missing.
+    /// Looks at an isolated pod anew. Changes nothing, not even what it finds missing; only what is still to follow its isolation is
+    /// not waited for.
     pub async fn examine(&mut self, text: &str) -> Examined {
         self.look_for(&[text.to_owned()]).await;
+        self.finish();
         match self.resolve(text, Purpose::Release) {
             Err(Outcome { query, uid, code, message, .. }) => {
                 Examined::Other(Verification { query, uid, code, message, proofs: Vec::new(), open: Vec::new() })

@@ -5,6 +5,7 @@
 #![expect(clippy::result_large_err, reason = "an outcome is an answer either way, and no error that is passed up")]
 
 mod add;
+mod arm;
 mod at_once;
 mod direct;
 mod essential;
@@ -20,7 +21,7 @@ mod undone;
 mod uninstall;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -39,6 +40,7 @@ use crate::{
     plan::{self, Action, View},
     pod::PodUid,
     settings::Settings,
+    status::{Place, Unattachable},
     watch::Watch,
 };
 
@@ -97,10 +99,12 @@ pub struct Engine {
     repairs: Vec<Repaired>,
     /// The same in words, for a while.
     told: Vec<(Instant, String)>,
+    /// Whether somebody calls [`Self::arm_next`] after the answer to a request.
+    lingers: bool,
     /// Slow changes that are not urgent: between two of them, requests are answered.
     to_arm: VecDeque<Action>,
-    /// Interfaces that the kernel would not let us attach to, since the last pass.
-    unattachable: BTreeMap<IfIndex, String>,
+    /// Where the kernel would not let us attach, since the last pass.
+    unattachable: Unattachable,
     /// What needs a person, since the last pass.
     warnings: Vec<String>,
     _lock: Lock,
@@ -140,8 +144,9 @@ impl Engine {
             away,
             repairs: Vec::new(),
             told: Vec::new(),
+            lingers: true,
             to_arm: VecDeque::new(),
-            unattachable: BTreeMap::new(),
+            unattachable: Unattachable::new(),
             warnings,
             _lock: lock,
         };
@@ -252,31 +257,6 @@ impl Engine {
         self.inventory.pods.keys().any(|uid| !known.pods.contains_key(uid))
     }
 
-    /// Whether [`Self::arm_next`] has something to do.
-    pub fn wants_to_arm(&self) -> bool {
-        !self.to_arm.is_empty()
-    }
-
-    /// Carries out one change that is not urgent. Blocks for up to some 10 ms: a tcx attach waits for RCU.
-    pub fn arm_next(&mut self) {
-        let Some(action) = self.to_arm.pop_front() else { return };
-        let inventories = [&self.inventory, &self.inventory];
-        let repair = Before { known: &self.known, found: &self.observed, inventories }.repair(&action);
-        let Err(error) = self.enforcer.apply(&action, &mut self.observed) else {
-            if let Some(repair) = repair {
-                self.repaired(&repair);
-            }
-            return;
-        };
-        match &action {
-            Action::AttachVeth(veth, _) => {
-                tracing::debug!(veth = veth.name, %error, "cannot arm");
-                self.unattachable.insert(veth.ifindex, error.to_string());
-            }
-            _ => self.warnings.push(error.to_string()),
-        }
-    }
-
     /// Looks where kubelet runs, if that matters to anybody. While it is not known, no probe passes.
     fn look_for_kubelet(&mut self) {
         if !self.desired.values().any(Entry::keeps_probes) {
@@ -299,6 +279,7 @@ impl Engine {
             observed: &self.observed,
             arm: self.settings.arm,
             kubelet: self.kubelet,
+            lingers: self.lingers,
         }
     }
 
@@ -314,9 +295,7 @@ impl Engine {
             tracing::debug!(?action, "apply");
             if let Err(error) = self.enforcer.apply(action, &mut self.observed) {
                 tracing::error!(?action, %error, "a change in the kernel failed");
-                if let Action::AttachVeth(veth, _) = action {
-                    self.unattachable.insert(veth.ifindex, error.to_string());
-                }
+                self.unattachable.extend(place(action).map(|place| (place, error.to_string())));
                 failed.push((action, error));
             }
         }
@@ -415,6 +394,15 @@ fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
         if pod.powers.is_none() {
             pod.powers = before.pods.get(uid).and_then(|pod| pod.powers.clone());
         }
+    }
+}
+
+/// The interface that a change attaches a hook to.
+const fn place(action: &Action) -> Option<Place> {
+    match action {
+        Action::AttachVeth(veth, _) => Some(Place::HostEnd(veth.ifindex)),
+        Action::AttachNetdev(place, _) | Action::AttachXdp(place) => Some(Place::Inside(place.key)),
+        _ => None,
     }
 }
 

@@ -25,6 +25,8 @@ impl Engine {
 
         let plan = self.view().plan();
         let errors: Vec<String> = self.apply(&plan.enforce).iter().map(ToString::to_string).collect();
+        // What waited there may be for who is released.
+        self.to_arm = plan.arm.into();
         for outcome in &mut results {
             if outcome.code == Code::Done && !errors.is_empty() {
                 outcome.code = Code::Failed;

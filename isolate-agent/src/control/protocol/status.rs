@@ -170,6 +170,8 @@ pub struct HookStatus {
 pub enum HookState {
     /// Attached, first in its chain, and keyed to the pod.
     Holding,
+    /// It guards a way that nothing on the node can take now, and is attached within seconds.
+    Pending,
     /// It should hold and does not.
     Missing,
     /// The pod has no place for it.

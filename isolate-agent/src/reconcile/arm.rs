@@ -1,0 +1,50 @@
+//! What is slow and not urgent, one change at a time: between two of them, requests are answered.
+
+use super::{Engine, place, repair::Before};
+use crate::{
+    observed::uid_of,
+    plan::{Action, NetdevPlace},
+};
+
+impl Engine {
+    /// Whether [`Self::arm_next`] has something to do.
+    pub fn wants_to_arm(&self) -> bool {
+        !self.to_arm.is_empty()
+    }
+
+    /// Carries out one change that is not urgent. Blocks for up to some 10 ms: a tcx attach waits for RCU.
+    pub fn arm_next(&mut self) {
+        let Some(action) = self.to_arm.pop_front() else { return };
+        // The slot's program cuts whoever it is attached to.
+        let is_isolated = |place: &NetdevPlace| {
+            let policy = self.observed.policies.get(&place.key.slot);
+            policy.is_some_and(|policy| self.desired.contains_key(&uid_of(policy)))
+        };
+        if let Action::AttachNetdev(place, _) | Action::AttachXdp(place) = &action
+            && !is_isolated(place)
+        {
+            return;
+        }
+        let inventories = [&self.inventory, &self.inventory];
+        let repair = Before { known: &self.known, found: &self.observed, inventories }.repair(&action);
+        let Err(error) = self.enforcer.apply(&action, &mut self.observed) else {
+            if let Some(repair) = repair {
+                self.repaired(&repair);
+            }
+            return;
+        };
+        self.unattachable.extend(place(&action).map(|place| (place, error.to_string())));
+        match &action {
+            Action::AttachVeth(veth, _) => tracing::debug!(veth = veth.name, %error, "cannot arm"),
+            _ => self.warnings.push(error.to_string()),
+        }
+    }
+
+    /// Carries out what is to follow the isolation of pods.
+    pub(super) fn finish(&mut self) {
+        let follows = |action: &Action| matches!(action, Action::AttachNetdev(..) | Action::AttachXdp(_));
+        while self.to_arm.front().is_some_and(follows) {
+            self.arm_next();
+        }
+    }
+}
