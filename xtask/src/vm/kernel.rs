@@ -36,6 +36,7 @@ const WITHOUT_TCX: &[&str] = &[
     "loopback::",
     "crash::",
     "clsact::",
+    "powers::",
     "upgrade::",
     "escape::bridged",
     "escape::changing",
@@ -47,6 +48,8 @@ const WITHOUT_TCX: &[&str] = &[
     "escape::host_network",
     // From tcx to filters.
     "!clsact::from_links",
+    // Detaches links, and filters have none.
+    "!sys_admin_takes_the_hooks_off",
     // One of them does here.
     "!bridged_while_probed",
     "!changing_while_probed",
@@ -60,6 +63,7 @@ const WITH_NETKIT: &[&str] = &[
     "loopback::",
     "crash::",
     "netkit::",
+    "powers::",
     "repair::",
     "upgrade::",
     "escape::netkit",
