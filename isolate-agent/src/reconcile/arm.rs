@@ -1,8 +1,10 @@
 //! What is slow and not urgent, one change at a time: between two of them, requests are answered.
 
+use std::collections::BTreeMap;
+
 use super::{Engine, place, repair::Before};
 use crate::{
-    observed::uid_of,
+    observed::{LinkState, Observed, uid_of},
     plan::{Action, NetdevPlace},
 };
 
@@ -28,6 +30,7 @@ impl Engine {
         let inventories = [&self.inventory, &self.inventory];
         let repair = Before { known: &self.known, found: &self.observed, inventories }.repair(&action);
         let Err(error) = self.enforcer.apply(&action, &mut self.observed) else {
+            know(&mut self.known, &action, &self.observed);
             if let Some(repair) = repair {
                 self.repaired(&repair);
             }
@@ -46,5 +49,22 @@ impl Engine {
         while self.to_arm.front().is_some_and(follows) {
             self.arm_next();
         }
+    }
+}
+
+/// Notes a hook that was attached: what takes it away before the next pass is told as well.
+fn know(known: &mut Observed, action: &Action, observed: &Observed) {
+    fn copy<K: Copy + Ord>(to: &mut BTreeMap<K, LinkState>, from: &BTreeMap<K, LinkState>, key: K) {
+        to.extend(from.get(&key).map(|link| (key, *link)));
+    }
+    match action {
+        Action::AttachVeth(veth, direction) => {
+            copy(&mut known.veth_links, &observed.veth_links, (veth.ifindex, *direction));
+        }
+        Action::AttachNetdev(place, direction) => {
+            copy(&mut known.netdev_links, &observed.netdev_links, (place.key, *direction));
+        }
+        Action::AttachXdp(place) => copy(&mut known.xdp_links, &observed.xdp_links, place.key),
+        _ => {}
     }
 }

@@ -14,11 +14,15 @@ use crate::{
 };
 
 impl Engine {
-    /// Looks at the kernel again, so that the next [`Self::status`] shows it as it is now.
+    /// Looks at the kernel again, so that the next [`Self::status`] shows it as it is now. What was to follow while nobody could
+    /// come by does not wait where somebody can.
     pub fn look(&mut self) {
         match self.enforcer.observe() {
             Ok(observed) => self.observed = observed,
             Err(error) => self.warnings.push(error.to_string()),
+        }
+        if !self.observed.host_ends_suffice {
+            self.finish();
         }
     }
 
