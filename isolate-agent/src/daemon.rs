@@ -136,7 +136,7 @@ impl Loop {
         loop {
             tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = &mut stop => return self.engine.finish(),
                 command = self.commands.recv() => match command {
                     Some(command) if command.names_pods() => {
                         let cri = self.cri.clone();

@@ -353,6 +353,7 @@ fn what_is_taken_away_is_found_by_probes() {
     scene.agent = by_filters(&scene);
     let daemon = scene.agent.daemon();
     scene.agent.add(&[scene.web.uid()]);
+    scene.agent.await_the_rest(scene.web.uid());
     daemon.kill();
     let whole = verify::verify(&scene, 0);
     assert!(whole.iter().all(|(_, finding, _)| finding == "proved_cut"), "{whole:?}");

@@ -43,8 +43,8 @@ impl Engine {
         }
     }
 
-    /// Carries out what is to follow the isolation of pods.
-    pub(super) fn finish(&mut self) {
+    /// Carries out what is to follow the isolation of pods, before somebody looks who would find it missing, or nobody is there to do it.
+    pub fn finish(&mut self) {
         let follows = |action: &Action| matches!(action, Action::AttachNetdev(..) | Action::AttachXdp(_));
         while self.to_arm.front().is_some_and(follows) {
             self.arm_next();
