@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::TcAttachType::{Egress, Ingress};
 use isolate_tests::{
     agent::{Agent, Daemon, METRICS, request},
+    bpf,
     node::Node,
     wait,
 };
@@ -119,6 +121,10 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
     assert_eq!(daemon.stop(), Some(0));
     // A reboot takes the pins and leaves the records.
     fs::remove_dir_all(crate::micro::pins(&node)).expect("pins can be removed");
+    // What was pinned is detached behind that, one by one under the RTNL lock; a node that boots has nothing to detach.
+    let chain = |pod: &CrowdPod, side| bpf::tcx_chain(node.netns(), &pod.veth, side);
+    let is_bare = |pod: &CrowdPod| [Ingress, Egress].into_iter().all(|side| chain(pod, side).is_empty());
+    assert!(wait::happens_within(ARMING, || pods.iter().all(is_bare)), "the pins hold on");
     let start = Instant::now();
     let daemon = agent.daemon();
     await_ready(&daemon);
