@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 
 use aya_obj::generated::bpf_prog_type::{self, BPF_PROG_TYPE_SCHED_ACT, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP};
-
 use isolate_common::names;
 
 use super::sys;

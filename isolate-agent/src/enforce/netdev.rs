@@ -42,7 +42,7 @@ impl NetdevPrograms {
 }
 
 /// The tc program for a direction. What goes out here is never exempted. What comes in is read only for a pod that has exemptions
-/// or may have: the verifier takes 20 ms and more for a program that reads, and some 5 ms for one that does not.
+/// or may have: the verifier takes 20 ms and more for a program that reads, and some 3 ms for one that does not.
 pub(super) const fn tc_program(direction: Direction, reads: bool) -> &'static str {
     match direction {
         Direction::In if reads => names::NETDEV_IN,
