@@ -164,6 +164,7 @@ fn frames_go_to_the_node_and_nowhere_else() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour: friend, node } = &scene;
     let stranger = node.pod(&Spec::default());
+    let visitor = scene.visitor();
     let _daemon = agent.daemon();
     let (pod, host) = (web.end(), friend.end());
     let send = |process: &Process, from_mac, to_mac, mark: &Mark| {
@@ -172,12 +173,12 @@ fn frames_go_to_the_node_and_nowhere_else() {
     };
     let (at_stranger, at_host) = (Observer::start(stranger.netns(), "eth0"), Observer::start(friend.netns(), "eth0"));
     let (before, during, spoofed) = (Mark::new(), Mark::new(), Mark::new());
-    send(web.app(), pod.mac, stranger.end().mac, &before);
+    send(&visitor, pod.mac, stranger.end().mac, &before);
     wait::until("a stranger gets it from a healthy pod", || at_stranger.marked(&before) > 0);
 
     agent.add(&[web.uid(), "--allow", &host.v4.to_string()]);
-    send(web.app(), stranger.end().mac, host.mac, &spoofed);
-    send(web.app(), pod.mac, stranger.end().mac, &during);
+    send(&visitor, stranger.end().mac, host.mac, &spoofed);
+    send(&visitor, pod.mac, stranger.end().mac, &during);
     wait::until("the node hands it to whom it is for", || at_host.marked(&during) > 0);
     assert!(at_stranger.marked(&during) == 0, "a stranger got it");
     assert!(at_host.marked(&spoofed) == 0, "it came with a stranger's hardware address");
@@ -191,6 +192,7 @@ fn extension_headers_do_not_pass() {
     let Scene { agent, web, neighbour: friend, .. } = &scene;
     let _daemon = agent.daemon();
     let (pod, host) = (web.end(), friend.end());
+    let visitor = scene.visitor();
     let at_host = Observer::start(friend.netns(), "eth0");
     let send = |extended: bool, mark: &Mark| {
         let datagram = udp(4000, 4000, mark.bytes());
@@ -200,7 +202,7 @@ fn extension_headers_do_not_pass() {
         } else {
             ipv6(pod.v6, host.v6, UDP, &datagram)
         };
-        web.app().packet("eth0", wait::DEADLINE).send(&ethernet(host.mac, pod.mac, IPV6, &packet));
+        visitor.packet("eth0", wait::DEADLINE).send(&ethernet(host.mac, pod.mac, IPV6, &packet));
     };
     let (before, plain, extended) = (Mark::new(), Mark::new(), Mark::new());
     send(true, &before);

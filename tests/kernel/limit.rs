@@ -80,22 +80,24 @@ fn without_a_daemon_it_waits() {
 
 /// What a reboot leaves: no maps, no links, another boot id, and a wall clock that says anything.
 fn a_reboot_does_not_shorten_it() {
+    /// Beyond the start of a daemon, and a look at all channels.
+    const LEFT: u64 = 12;
     let scene = Scene::new();
     let Scene { agent, web, neighbour, .. } = &scene;
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
-    let up = fs::read_to_string("/proc/uptime").expect("procfs is there");
-    let up: u64 = up.split('.').next().and_then(|secs| secs.parse().ok()).expect("seconds");
     let daemon = agent.daemon();
     agent.add(&[web.uid(), "--for", "1h"]);
     daemon.kill();
     let record = agent.state().join(format!("isolations/{}.json", web.uid()));
     let mut text: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&record).expect("the record is there")).expect("JSON");
-    // Of that other boot's, as much was left as this one has lasted already, and then 8 seconds.
+    let up = fs::read_to_string("/proc/uptime").expect("procfs is there");
+    let up: u64 = up.split('.').next().and_then(|secs| secs.parse().ok()).expect("seconds");
+    // Of that other boot's, as much was left as this one has lasted already, and then these seconds.
     text["limit"]["boot"] = "another".into();
     text["limit"]["until"] = "2001-01-01T00:00:00Z".into();
     text["limit"]["from_secs"] = 1_000_000.into();
-    text["limit"]["to_secs"] = (1_000_500 + up + 8).into();
+    text["limit"]["to_secs"] = (1_000_500 + up + LEFT).into();
     fs::write(&record, text.to_string()).expect("the record can be written");
     let seen = agent.state().join("last-seen.json");
     fs::write(&seen, r#"{ "boot": "another", "up_secs": 1000500 }"#).expect("the state folder can be written");

@@ -1,10 +1,11 @@
 //! Packet sockets inside a pod and frames that come past its host end (`bpf_redirect_peer`): XDP drops them before they are seen.
 
-use std::{fs, os::fd::OwnedFd, path::PathBuf, process::Command};
+use std::{fs, os::fd::OwnedFd, path::PathBuf, process::Command, time::Duration};
 
 use isolate_tests::{
     agent::Agent,
     channel::{Channel, Path},
+    frame::{EXPERIMENT, Mark, ethernet},
     launch, netdev,
     node::Node,
     observe::Observer,
@@ -25,6 +26,9 @@ trials![
 ];
 
 const XDP_PASS: i32 = 2;
+/// Frames that a sniffer is tried with, and how long they may be on their way.
+const SENT: usize = 5;
+const ARRIVAL: Duration = Duration::from_millis(300);
 
 /// Has what the neighbour sends handed over into the pod, as a CNI with eBPF host routing does.
 fn hand_over(scene: &Scene) -> OwnedFd {
@@ -34,11 +38,16 @@ fn hand_over(scene: &Scene) -> OwnedFd {
 
 /// Frames from the neighbour that a packet socket in the pod sees, of some that are sent.
 fn sniffed(scene: &Scene) -> usize {
+    let (from, to) = (scene.neighbour.end(), scene.web.end());
     let seen = Observer::start(scene.web.netns(), "eth0");
     Observer::begin([&seen]);
-    // Each way of a path tries several times.
-    drop(Path::unseen([Channel::Frame], scene.neighbour.end(), scene.web.end()).open());
-    seen.from(scene.neighbour.end().mac)
+    // The pod takes no part: it may be refused a socket that would receive them.
+    let sender = from.process.packet(from.device, wait::DEADLINE);
+    for _ in 0..SENT {
+        sender.send(&ethernet(to.mac, from.mac, EXPERIMENT, Mark::new().bytes()));
+    }
+    wait::happens_within(ARRIVAL, || seen.from(from.mac) >= SENT);
+    seen.from(from.mac)
 }
 
 fn xdp_pin(node: &Node) -> Option<PathBuf> {

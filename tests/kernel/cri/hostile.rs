@@ -198,7 +198,7 @@ fn what_is_no_socket_or_may_not_be_used() {
     launch::without(&mut denied, &[DAC_OVERRIDE]);
     let denied = output(&mut denied).expect(3);
     assert!(denied.text().contains("ermission denied"), "{}", denied.text());
-    agent.run(&["add", "default/web"]).expect(0);
+    wait::until("the runtime tells in time", || agent.run(&["add", "default/web"]).code == 0);
     path.assert_cut();
 }
 

@@ -143,7 +143,7 @@ pub(super) fn what_is_no_answer_does_not_leave() {
     let _daemon = agent.daemon();
     let probed = Probed::new(&kubelet, web.end(), Family::V4);
     let (pod, host, other) = (web.end(), node.end(&kubelet), neighbour.end());
-    let attacker = web.attacker(&[]);
+    let attacker = scene.visitor();
     let wire = attacker.packet("eth0", BRIEF);
     let outside = [Observer::start(node.netns(), "cni0"), Observer::start(neighbour.netns(), "eth0")];
     let arrives = |frame: &[u8], mark: &Mark, patience| {

@@ -7,9 +7,11 @@ mount -t sysfs sysfs /sys
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
-# The host's /tmp shows other runs, and the tests clear up after those that have ended.
-mkdir /run/tmp
-export TMPDIR=/run/tmp
+# The host's /tmp shows other runs, and the tests clear up after those that have ended. Below /run the tests' container runtime,
+# which has one of its own, would not see it.
+export TMPDIR=/guest
+mkdir "$TMPDIR"
+mount -t tmpfs guest "$TMPDIR"
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t securityfs securityfs /sys/kernel/security
