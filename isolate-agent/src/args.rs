@@ -1,14 +1,15 @@
 //! The command line: types only. What they mean is in `cli` and `settings`.
 
+mod exemptions;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use isolate_agent::{
-    allow::Allow,
-    settings::{Arm, Layer, LogFormat, VethHook},
-};
+use isolate_agent::settings::{Arm, Layer, LogFormat, VethHook};
 use jiff::Timestamp;
+
+use self::exemptions::Exemptions;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ISOLATE_GIT_REVISION"), ")");
@@ -122,7 +123,6 @@ pub(crate) struct Limit {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub(crate) struct Add {
     /// Pods: UIDs in any spelling, unique prefixes of 8 hex digits or more, or namespace/name
     #[arg(required = true, value_name = "POD")]
@@ -130,21 +130,8 @@ pub(crate) struct Add {
     /// Why, for the record: one line, at most 1024 bytes
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Let the pod's own loopback traffic pass
-    #[arg(long)]
-    pub keep_loopback: bool,
-    /// Let kubelet's own probe connections pass, to the pod's probe ports; nothing else
-    #[arg(long)]
-    pub keep_probes: bool,
-    /// A TCP port that the pod's probes call; may be given several times
-    #[arg(long = "probe-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub probe_ports: Vec<u16>,
-    /// Keep the scene: --keep-probes and --keep-loopback
-    #[arg(long)]
-    pub preserve: bool,
-    /// Let the pod talk to these addresses: [in:|out:]CIDR[:PORT[/tcp|udp]]; may be given several times
-    #[arg(long, value_name = "CIDR")]
-    pub allow: Vec<String>,
+    #[command(flatten)]
+    pub exemptions: Exemptions,
     /// Release the pods after this time (2h, 30m, 1day 12h); the daemon does it
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "until")]
     pub lasting: Option<Duration>,
@@ -197,21 +184,8 @@ pub(crate) struct Preview {
     /// The pod: its UID in any spelling, a unique prefix of 8 hex digits or more, or its namespace/name
     #[arg(value_name = "POD")]
     pub pod: String,
-    /// As if it were isolated with its own loopback traffic let through
-    #[arg(long)]
-    pub keep_loopback: bool,
-    /// As if it were isolated with kubelet's probes let through
-    #[arg(long)]
-    pub keep_probes: bool,
-    /// To this TCP port [default: those of its specification]; may be given several times
-    #[arg(long = "probe-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub probe_ports: Vec<u16>,
-    /// As with --keep-probes and --keep-loopback
-    #[arg(long)]
-    pub preserve: bool,
-    /// As if it might talk to these addresses: [in:|out:]CIDR[:PORT[/tcp|udp]]; may be given several times
-    #[arg(long, value_name = "CIDR")]
-    pub allow: Vec<Allow>,
+    #[command(flatten)]
+    pub exemptions: Exemptions,
     #[command(flatten)]
     pub specification: Specification,
     /// Form of the preview

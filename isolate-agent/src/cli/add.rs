@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use isolate_agent::{
     control::protocol::{AddRequest, Code, Outcomes},
-    preview::Options,
     settings::Settings,
 };
 
@@ -12,13 +11,14 @@ use super::{CliError, backend::Backend, evidence, output, preview, probes, verif
 use crate::args::Add;
 
 pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError> {
+    let options = args.exemptions.options();
     let request = AddRequest {
         uids: args.uids.clone(),
         reason: args.reason.clone(),
-        keep_loopback: args.keep_loopback || args.preserve,
-        keep_probes: args.keep_probes || args.preserve,
-        probe_ports: args.probe_ports.clone(),
-        allow: args.allow.clone(),
+        keep_loopback: options.keep_loopback,
+        keep_probes: options.keep_probes,
+        probe_ports: options.probe_ports.iter().copied().collect(),
+        allow: options.allow.iter().map(ToString::to_string).collect(),
         for_secs: args.lasting.map(whole_secs),
         until: args.until,
         force: args.force,
@@ -26,13 +26,6 @@ pub(crate) async fn run(args: &Add, settings: Settings) -> Result<Code, CliError
     };
     request.check()?;
     if request.dry_run {
-        let options = Options {
-            keep_loopback: request.keep_loopback,
-            keep_probes: request.keep_probes,
-            probe_ports: request.probe_ports.iter().copied().collect(),
-            // They were checked.
-            allow: request.allowed().unwrap_or_default(),
-        };
         let outcomes = outcomes(request, args, &settings).await?;
         return preview::foresee(outcomes, &options, (&args.specification, args.output), &settings).await;
     }

@@ -57,12 +57,7 @@ impl PreviewError {
 }
 
 pub(crate) async fn run(args: &args::Preview, settings: &Settings) -> Result<Code, CliError> {
-    let options = Options {
-        keep_loopback: args.keep_loopback || args.preserve,
-        keep_probes: args.keep_probes || args.preserve,
-        probe_ports: args.probe_ports.iter().copied().collect(),
-        allow: args.allow.clone(),
-    };
+    let options = args.exemptions.options();
     allow::compile(&options.allow).map_err(PreviewError::Allow)?;
     let node = Node::look(settings, &args.specification, true).await?;
     let obstacles = obstacles(settings).await;
