@@ -12,6 +12,7 @@ pub use self::name::{PodName, PodQuery, QueryError};
 /// Fewest hex digits that a user may give of a UID.
 pub const MIN_PREFIX: usize = 8;
 const HEX_DIGITS: usize = 32;
+const BITS_PER_DIGIT: usize = 4;
 /// Lengths of the groups between the dashes of a UUID.
 const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
 
@@ -56,10 +57,6 @@ impl PodUid {
     pub const fn is_plain(&self) -> bool {
         self.plain
     }
-
-    fn hex(&self) -> String {
-        format!("{:032x}", u128::from_be_bytes(self.bytes))
-    }
 }
 
 impl fmt::Display for PodUid {
@@ -85,11 +82,10 @@ impl FromStr for PodUid {
 
     /// Reads a whole UID: with dashes, with underscores (as cgroup names of the systemd driver have it) or without.
     fn from_str(text: &str) -> Result<Self, UidError> {
-        let query = UidQuery::from_str(text)?;
-        if query.digits.len() != HEX_DIGITS {
-            return Err(UidError::Length { text: text.to_owned(), digits: query.digits.len() });
+        let UidQuery { value, digits } = text.parse()?;
+        if digits != HEX_DIGITS {
+            return Err(UidError::Length { text: text.to_owned(), digits });
         }
-        let value = u128::from_str_radix(&query.digits, 16).map_err(|_not_hex| UidError::NotHex(text.to_owned()))?;
         Ok(Self { bytes: value.to_be_bytes(), plain: !text.contains(['-', '_']) })
     }
 }
@@ -109,13 +105,16 @@ impl<'de> Deserialize<'de> for PodUid {
 /// What a user typed for a pod: a UID in any spelling, or the beginning of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UidQuery {
-    digits: String,
+    /// Of the digits that were typed, at least [`MIN_PREFIX`].
+    value: u128,
+    digits: usize,
 }
 
 impl UidQuery {
     /// Whether `uid` is the one meant, or one of those meant by a prefix.
     pub fn matches(&self, uid: &PodUid) -> bool {
-        uid.hex().starts_with(&self.digits)
+        let beyond = (HEX_DIGITS - self.digits) * BITS_PER_DIGIT;
+        u128::from_be_bytes(uid.bytes) >> beyond == self.value
     }
 }
 
@@ -126,14 +125,15 @@ impl FromStr for UidQuery {
         if !text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '-' | '_')) {
             return Err(UidError::NotHex(text.to_owned()));
         }
-        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase();
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         if !(MIN_PREFIX..=HEX_DIGITS).contains(&digits.len()) {
             return Err(UidError::Length { text: text.to_owned(), digits: digits.len() });
         }
         if text.contains(['-', '_']) && !separators_fit(text) {
             return Err(UidError::Shape(text.to_owned()));
         }
-        Ok(Self { digits })
+        let value = u128::from_str_radix(&digits, 16).map_err(|_not_hex| UidError::NotHex(text.to_owned()))?;
+        Ok(Self { value, digits: digits.len() })
     }
 }
 

@@ -93,11 +93,16 @@ impl Scanner {
         self.blocking(move |inner| inner.scan(&closely, true, &claims)).await
     }
 
-    /// Reads one pod again, closely, without a walk through the tree if its directories are where they were. `None` if it
-    /// is gone.
-    pub async fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
+    /// Reads these pods again, closely, without a walk through the tree if their directories are where they were, and with one
+    /// look at the node's interfaces. Those that are gone are left out.
+    pub async fn pods(&self, uids: BTreeSet<PodUid>) -> Result<BTreeMap<PodUid, Pod>, InventoryError> {
         let claims = self.cri.known().pods;
-        self.blocking(move |inner| inner.pod(uid, &claims)).await
+        self.blocking(move |inner| inner.pods(&uids, &claims)).await
+    }
+
+    /// The same of one pod. `None` if it is gone.
+    pub async fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
+        Ok(self.pods([uid].into()).await?.remove(&uid))
     }
 
     /// The pod-level directories of a pod and its processes, as they are now.
@@ -113,7 +118,7 @@ impl Scanner {
     pub async fn sandbox(&self, uid: PodUid, netns: Option<PathBuf>) -> Result<Option<Pod>, InventoryError> {
         let mut facts = self.cri.facts(&uid).unwrap_or_default();
         facts.netns.extend(netns);
-        self.blocking(move |inner| inner.pod(uid, &[(uid, facts)].into())).await
+        self.blocking(move |inner| Ok(inner.pods(&[uid].into(), &[(uid, facts)].into())?.remove(&uid))).await
     }
 
     pub(crate) fn hierarchies(&self) -> &Hierarchies {
@@ -141,16 +146,20 @@ impl Inner {
         Ok(inventory)
     }
 
-    fn pod(&self, uid: PodUid, claims: &Claims) -> Result<Option<Pod>, InventoryError> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
-        let directories = match seen.filter(Directories::exist) {
-            Some(directories) => directories,
-            None => match self.directories()?.remove(&uid) {
-                Some(directories) => directories,
-                None => return Ok(None),
-            },
-        };
-        Ok(self.read(&BTreeMap::from([(uid, directories)]), &[uid].into(), false, claims)?.pods.remove(&uid))
+    fn pods(&self, uids: &BTreeSet<PodUid>, claims: &Claims) -> Result<BTreeMap<PodUid, Pod>, InventoryError> {
+        let mut directories = self.seen(uids);
+        directories.retain(|_, directories| directories.exist());
+        if directories.len() < uids.len() {
+            directories = self.directories()?;
+            directories.retain(|uid, _| uids.contains(uid));
+        }
+        Ok(self.read(&directories, uids, false, claims)?.pods)
+    }
+
+    /// Where the last scan found these pods.
+    fn seen(&self, uids: &BTreeSet<PodUid>) -> BTreeMap<PodUid, Directories> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        uids.iter().filter_map(|uid| Some((*uid, seen.get(uid)?.clone()))).collect()
     }
 
     fn directories(&self) -> Result<BTreeMap<PodUid, Directories>, InventoryError> {

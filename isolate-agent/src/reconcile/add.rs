@@ -13,6 +13,7 @@ use crate::{
     events::Kind,
     inventory::{Guard, Inventory},
     limit::{Now, TimeLimit},
+    observed::Slot,
     plan::Action,
     pod::PodUid,
 };
@@ -68,6 +69,7 @@ impl Engine {
         self.to_arm = self.view().arm().into();
         self.known = self.observed.clone();
 
+        let slots = self.observed.slots();
         let mut results = Vec::new();
         for one in resolved {
             results.push(match one {
@@ -77,7 +79,7 @@ impl Engine {
                 }
                 Ok((text, uid)) => {
                     let unsaved = unsaved.iter().find(|(unsaved, _)| *unsaved == uid).map(|(_, error)| error.as_str());
-                    let mut outcome = self.report(&text, uid, unsaved, &errors);
+                    let mut outcome = self.report(&text, uid, slots.get(&uid).copied(), unsaved, &errors);
                     outcome.message += &limit_note(before.get(&uid), limit.as_ref());
                     Outcome { enforced_after_us, ..outcome }
                 }
@@ -253,18 +255,14 @@ impl Engine {
     /// Returns what went wrong.
     async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
         let mut errors = Vec::new();
-        for uid in uids {
-            match self.scanner.pod(*uid).await {
-                Ok(Some(pod)) => {
-                    let mut seen = Inventory { pods: [(*uid, pod)].into(), node: None };
-                    remember(&self.inventory, &mut seen, &self.observed);
-                    self.inventory.pods.append(&mut seen.pods);
-                }
-                Ok(None) => {
-                    self.inventory.pods.remove(uid);
-                }
-                Err(error) => errors.push(error.to_string()),
+        match self.scanner.pods(uids.clone()).await {
+            Ok(pods) => {
+                self.inventory.pods.retain(|uid, _| !uids.contains(uid) || pods.contains_key(uid));
+                let mut seen = Inventory { pods, node: None };
+                remember(&self.inventory, &mut seen, &self.observed);
+                self.inventory.pods.append(&mut seen.pods);
             }
+            Err(error) => errors.push(error.to_string()),
         }
         // With the first exemption on the node: until everybody's addresses are known, no pod is answered for.
         if self.inventory.node.is_none() && self.desired.values().any(Entry::has_exemptions) {
@@ -292,9 +290,8 @@ impl Engine {
         self.outcome(text, uid, Code::Done, message)
     }
 
-    fn report(&self, text: &str, uid: PodUid, unsaved: Option<&str>, errors: &[String]) -> Outcome {
+    fn report(&self, text: &str, uid: PodUid, slot: Option<Slot>, unsaved: Option<&str>, errors: &[String]) -> Outcome {
         let entry = &self.desired[&uid];
-        let slot = self.observed.slots().get(&uid).copied();
         let Isolation { coverage, open, hooks, .. } = self.isolation(&uid, entry, slot, None);
         let called = self.called(&uid);
         let uncut = coverage == Coverage::Partial && hooks.iter().all(|hook| hook.state != HookState::Holding);

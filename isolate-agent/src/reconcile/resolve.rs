@@ -60,14 +60,15 @@ impl Engine {
         let query: PodQuery = text
             .parse()
             .map_err(|error| Outcome::unresolved(text, Code::Usage, format!("{error}; nothing was changed")))?;
-        let known: BTreeSet<PodUid> = self.inventory.pods.keys().chain(self.desired.keys()).copied().collect();
+        let known = self.inventory.pods.keys().chain(self.desired.keys());
+        let such = |is_meant: &dyn Fn(&PodUid) -> bool| -> Vec<PodUid> {
+            let such: BTreeSet<PodUid> = known.filter(|uid| is_meant(uid)).copied().collect();
+            such.into_iter().collect()
+        };
         match &query {
-            PodQuery::Name(name) => {
-                let named = known.into_iter().filter(|uid| self.name(uid).as_ref() == Some(name)).collect();
-                self.one_of_name(text, named, purpose)
-            }
+            PodQuery::Name(name) => self.one_of_name(text, such(&|uid| self.name(uid).as_ref() == Some(name)), purpose),
             PodQuery::Uid(query) => {
-                let matching: Vec<PodUid> = known.into_iter().filter(|uid| query.matches(uid)).collect();
+                let matching = such(&|uid| query.matches(uid));
                 match matching[..] {
                     [] => Err(Outcome::unresolved(text, Code::NoSuchPod, no_such_uid(text))),
                     [uid] => Ok(uid),
