@@ -5,6 +5,7 @@ mod alerts;
 #[cfg(test)]
 mod docs;
 mod family;
+mod samples;
 mod scrape;
 pub mod server;
 
@@ -18,11 +19,10 @@ use isolate_common::HOOKS;
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 pub use self::family::{Descriptor, Family, Kind, PREFIX};
-use self::scrape::Scrape;
 use crate::{
     control::{SocketCounters, protocol::Status},
     inventory::cri::CriCounters,
@@ -50,6 +50,8 @@ struct Inner {
     passes: Counter,
     failures: Counter,
     pass_duration: Histogram,
+    /// Writes both of them.
+    histograms: Registry,
     /// Zero before the first pass.
     last_pass_secs: Gauge<f64, AtomicU64>,
     socket: SocketCounters,
@@ -60,15 +62,18 @@ struct Inner {
 impl Metrics {
     /// Nothing counted but what the control socket counts by itself; the agent counts as started now.
     pub fn new(socket: SocketCounters) -> Self {
+        let [enforcement, pass_duration] = [Histogram::new(ENFORCEMENT_BUCKETS), Histogram::new(PASS_BUCKETS)];
+        let histograms = [(Family::EnforcementDuration, &enforcement), (Family::ReconcileDuration, &pass_duration)];
         Self(Arc::new(Inner {
             started_secs: unix_now_secs(),
-            enforcement: Histogram::new(ENFORCEMENT_BUCKETS),
+            histograms: registry(histograms),
+            enforcement,
             repairs: Default::default(),
             entry_repairs: Counter::default(),
             pin_repairs: Counter::default(),
             passes: Counter::default(),
             failures: Counter::default(),
-            pass_duration: Histogram::new(PASS_BUCKETS),
+            pass_duration,
             last_pass_secs: Gauge::default(),
             socket,
             cri: CriCounters::default(),
@@ -111,17 +116,29 @@ impl Metrics {
     }
 
     /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.
-    pub fn encode(&self, status: impl Into<Arc<Status>>) -> String {
-        let status = status.into();
-        // A registry per scrape: a collector must own what it encodes.
-        let mut registry = Registry::with_prefix(PREFIX);
+    pub fn encode(&self, status: &Status) -> String {
         let mut text = String::with_capacity(3 * 1024 * (status.isolations.len() + 8));
-        registry.register_collector(Box::new(Scrape { fed: Arc::clone(&self.0), status }));
-        match text::encode(&mut text, &registry) {
+        scrape::write(&mut text, &self.0, status);
+        match text::encode(&mut text, &self.0.histograms) {
             Ok(()) => text,
             Err(fmt::Error) => unreachable!("a String takes every write"),
         }
     }
+}
+
+/// A registry that writes these.
+fn registry<const N: usize>(histograms: [(Family, &Histogram); N]) -> Registry {
+    let mut registry = Registry::with_prefix(PREFIX);
+    for (family, histogram) in histograms {
+        let Descriptor { stem, help, unit, .. } = family.descriptor();
+        // It adds the full stop.
+        let help = help.trim_end_matches('.');
+        match unit {
+            Some(unit) => registry.register_with_unit(stem, help, Unit::Other(unit.to_owned()), histogram.clone()),
+            None => registry.register(stem, help, histogram.clone()),
+        }
+    }
+    registry
 }
 
 pub(crate) fn unix_now_secs() -> f64 {

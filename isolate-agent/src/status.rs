@@ -31,8 +31,8 @@ pub enum Place {
 
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
-    let mut rows = Rows::default();
-    let directory = pod.cgroup.as_ref().map_or_else(|| "-".to_owned(), |cgroup| cgroup.path.display().to_string());
+    let mut rows = Rows(Vec::with_capacity(HOOKS.len() * DIRECTIONS.len() * pod.interfaces.len().max(1)));
+    let directory = pod.cgroup.as_ref().map_or(Cow::Borrowed("-"), |cgroup| cgroup.path.to_string_lossy());
     for direction in DIRECTIONS {
         let state = pod.cgroup.as_ref().map_or_else(
             || missing("the pod has no cgroup in the unified hierarchy (cgroup v1)"),
@@ -46,8 +46,7 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
                 let (place, state) = match (hook, &interface.host) {
                     (Hook::Veth, Some(veth)) => (&veth.name, veth_state(veth, direction, observed, unattachable)),
                     (Hook::Veth, None) => {
-                        let why = format!("a {} has no host end", interface.kind);
-                        (&interface.name, (HookState::NotApplicable, Some(why)))
+                        (&interface.name, not_applicable(format!("a {} has no host end", interface.kind)))
                     }
                     _ => (&interface.name, netdev_state(interface, direction, slot, observed, unattachable)),
                 };
@@ -66,24 +65,29 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
     rows.0
 }
 
-#[derive(Default)]
+/// How a hook is shown: its state, and why.
+type Shown = (HookState, Option<Cow<'static, str>>);
+
 struct Rows(Vec<HookStatus>);
 
 impl Rows {
-    fn push(&mut self, hook: Hook, direction: Direction, place: &str, (state, detail): (HookState, Option<String>)) {
+    fn push(&mut self, hook: Hook, direction: Direction, place: &str, (state, detail): Shown) {
         let (hook, direction) = (hook.name().into(), direction.name().into());
         self.0.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
     }
 }
 
-fn missing(why: &str) -> (HookState, Option<String>) {
-    (HookState::Missing, Some(why.to_owned()))
+fn missing(why: impl Into<Cow<'static, str>>) -> Shown {
+    (HookState::Missing, Some(why.into()))
 }
 
-fn without_interfaces(pod: &Pod) -> (HookState, Option<String>) {
+fn not_applicable(why: impl Into<Cow<'static, str>>) -> Shown {
+    (HookState::NotApplicable, Some(why.into()))
+}
+
+fn without_interfaces(pod: &Pod) -> Shown {
     if pod.host_network {
-        let why = "the pod uses the node's interfaces, which are never touched";
-        (HookState::NotApplicable, Some(why.to_owned()))
+        not_applicable("the pod uses the node's interfaces, which are never touched")
     } else if pod.namespaces == 0 {
         missing("no process of the pod runs, so its interfaces are not known")
     } else {
@@ -97,10 +101,9 @@ fn netdev_state(
     slot: Option<Slot>,
     observed: &Observed,
     unattachable: &Unattachable,
-) -> (HookState, Option<String>) {
+) -> Shown {
     if netdev_directions(interface).all(|needed| needed != direction) {
-        let why = "what goes out here comes by the host end";
-        return (HookState::NotApplicable, Some(why.to_owned()));
+        return not_applicable("what goes out here comes by the host end");
     }
     let (Some(&Inside { namespace, index, .. }), Some(slot)) = (interface.inside.as_ref(), slot) else {
         return missing("the interface was not there a moment ago");
@@ -111,7 +114,7 @@ fn netdev_state(
     let error = unattachable.get(&Place::Inside(key));
     if interface.host.is_some() && is_new && observed.host_ends_suffice && error.is_none() {
         let why = "no program on this node hands frames over past the host end; it is attached within seconds";
-        return (HookState::Pending, Some(why.to_owned()));
+        return (HookState::Pending, Some(why.into()));
     }
     match link_state(link, error) {
         (HookState::Holding, _) if direction == Direction::In && has_xdp(interface) => match xdp_link(key, observed) {
@@ -131,64 +134,43 @@ fn xdp_link(key: NetdevKey, observed: &Observed) -> Option<&LinkState> {
 }
 
 /// The worst of what the hook refuses in this direction.
-fn lsm_state(pod: &Pod, direction: Direction, observed: &Observed) -> (HookState, Option<String>) {
-    let without = |why: &str| (HookState::NotApplicable, Some(why.to_owned()));
+fn lsm_state(pod: &Pod, direction: Direction, observed: &Observed) -> Shown {
     let Some(cgroup) = &pod.cgroup else {
-        return without("the pod has no cgroup in the unified hierarchy (cgroup v1)");
+        return not_applicable("the pod has no cgroup in the unified hierarchy (cgroup v1)");
     };
     if !observed.has_lsm {
-        return without("the kernel took no BPF LSM programs (`isolate-agent doctor` says why)");
+        return not_applicable("the kernel took no BPF LSM programs (`isolate-agent doctor` says why)");
     }
     let asks = Ask::ALL.into_iter().filter(|ask| ask.direction() == direction);
     let mut states = asks.map(|ask| link_state(observed.lsm_links.get(&(cgroup.id, ask)), None));
     states.find(|(state, _)| *state == HookState::Missing).unwrap_or((HookState::Holding, None))
 }
 
-fn cgroup_state(
-    id: CgroupId,
-    direction: Direction,
-    slot: Option<Slot>,
-    observed: &Observed,
-) -> (HookState, Option<String>) {
+fn cgroup_state(id: CgroupId, direction: Direction, slot: Option<Slot>, observed: &Observed) -> Shown {
     if slot.is_none() || observed.cgroup_keys.get(&id) != slot.as_ref() {
-        return (HookState::Missing, Some("the cgroup has no key in the map".to_owned()));
+        return missing("the cgroup has no key in the map");
     }
     link_state(observed.cgroup_links.get(&(id, direction)), None)
 }
 
-fn veth_state(
-    veth: &HostVeth,
-    direction: Direction,
-    observed: &Observed,
-    unattachable: &Unattachable,
-) -> (HookState, Option<String>) {
+fn veth_state(veth: &HostVeth, direction: Direction, observed: &Observed, unattachable: &Unattachable) -> Shown {
     // A veth that two isolated pods share leads to either.
     if !observed.veth_keys.get(&veth.ifindex).is_some_and(|slot| observed.policies.contains_key(slot)) {
-        return (HookState::Missing, Some("the interface has no key in the map".to_owned()));
+        return missing("the interface has no key in the map");
     }
     link_state(observed.veth_links.get(&(veth.ifindex, direction)), unattachable.get(&Place::HostEnd(veth.ifindex)))
 }
 
-fn link_state(link: Option<&LinkState>, error: Option<&String>) -> (HookState, Option<String>) {
+fn link_state(link: Option<&LinkState>, error: Option<&String>) -> Shown {
     match link {
         Some(LinkState::Holding) => (HookState::Holding, None),
-        Some(LinkState::Displaced) => {
-            (HookState::Missing, Some("another program runs first and can let packets past it".to_owned()))
-        }
+        Some(LinkState::Displaced) => missing("another program runs first and can let packets past it"),
         Some(LinkState::Behind) => {
-            let why = "another program runs first and can let packets past it, and it cannot be put before that one";
-            (HookState::Missing, Some(why.to_owned()))
+            missing("another program runs first and can let packets past it, and it cannot be put before that one")
         }
-        Some(LinkState::Stale) => {
-            (HookState::Missing, Some("it was taken away; it is put back within seconds".to_owned()))
-        }
-        Some(LinkState::Defunct | LinkState::Refused) => {
-            (HookState::Missing, Some("it is attached to nothing any more".to_owned()))
-        }
-        None => {
-            let why = error.cloned().unwrap_or_else(|| "it is not attached".to_owned());
-            (HookState::Missing, Some(why))
-        }
+        Some(LinkState::Stale) => missing("it was taken away; it is put back within seconds"),
+        Some(LinkState::Defunct | LinkState::Refused) => missing("it is attached to nothing any more"),
+        None => missing(error.cloned().map_or(Cow::Borrowed("it is not attached"), Cow::Owned)),
     }
 }
 
@@ -338,7 +320,7 @@ fn exempted(counters: &SlotCounters) -> Vec<Exempted> {
 }
 
 fn drops(counters: &SlotCounters) -> Vec<Drops> {
-    let mut drops = Vec::new();
+    let mut drops = Vec::with_capacity(HOOKS.len() * DIRECTIONS.len());
     for hook in HOOKS {
         for direction in DIRECTIONS {
             let counter = counters.of(hook, direction);

@@ -19,7 +19,7 @@ fn hook(
         direction: direction.into(),
         place: place.to_owned(),
         state,
-        detail: detail.map(str::to_owned),
+        detail: detail.map(|detail| detail.to_owned().into()),
     }
 }
 

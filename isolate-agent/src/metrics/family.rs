@@ -3,8 +3,6 @@
 //! Adding a metric is adding a variant here; the compiler then asks for its samples in [`super::scrape`]. Names,
 //! types and labels are a contract with the dashboards and alerts of users: additions only.
 
-use prometheus_client::{metrics::MetricType, registry::Unit};
-
 /// Prefix of every name.
 pub const PREFIX: &str = "isolate";
 
@@ -310,16 +308,21 @@ impl Family {
         }
     }
 
+    /// Its name, without what the samples of its type end in.
+    pub(super) fn name(self) -> String {
+        let Descriptor { stem, unit, .. } = self.descriptor();
+        let unit = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        format!("{PREFIX}_{stem}{unit}")
+    }
+
     /// Name of its samples, as a query has it. A histogram's continue with `_bucket`, `_count` and `_sum`.
     pub fn sample_name(self) -> String {
-        let Descriptor { stem, kind, unit, .. } = self.descriptor();
-        let suffix = match kind {
+        let suffix = match self.descriptor().kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
             Kind::Gauge | Kind::Histogram => "",
         };
-        let unit = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
-        format!("{PREFIX}_{stem}{unit}{suffix}")
+        self.name() + suffix
     }
 }
 
@@ -334,21 +337,6 @@ impl Kind {
             Self::Histogram => "histogram",
             Self::Info => "info",
         }
-    }
-
-    pub(super) const fn metric_type(self) -> MetricType {
-        match self {
-            Self::Counter => MetricType::Counter,
-            Self::Gauge => MetricType::Gauge,
-            Self::Histogram => MetricType::Histogram,
-            Self::Info => MetricType::Info,
-        }
-    }
-}
-
-impl Descriptor {
-    pub(super) fn registry_unit(&self) -> Option<Unit> {
-        self.unit.map(|unit| Unit::Other(unit.to_owned()))
     }
 }
 

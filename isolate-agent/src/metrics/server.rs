@@ -177,7 +177,7 @@ impl IntoResponse for Unavailable {
 
 async fn scrape(State(answers): State<Answers>) -> Result<impl IntoResponse, Unavailable> {
     let status = answers.status().await?;
-    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], answers.metrics.encode(status)))
+    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], answers.metrics.encode(&status)))
 }
 
 async fn healthz(State(answers): State<Answers>) -> Result<&'static str, Unavailable> {

@@ -82,7 +82,7 @@ fn has(text: &str, line: &str) {
 
 #[test]
 fn every_family_has_its_type_and_help_even_with_nothing_isolated() {
-    let text = Metrics::new(SocketCounters::default()).encode(mk_status(0));
+    let text = Metrics::new(SocketCounters::default()).encode(&mk_status(0));
     for family in Family::ALL {
         let Descriptor { kind, unit, help, .. } = family.descriptor();
         let sample = family.sample_name();
@@ -115,7 +115,7 @@ fn the_status_is_told_as_it_is() {
         state: HookState::Missing,
         detail: None,
     });
-    let text = Metrics::new(SocketCounters::default()).encode(status);
+    let text = Metrics::new(SocketCounters::default()).encode(&status);
 
     has(&text, "isolate_isolated_pods 2");
     let (whole, broken) = (uid(0), uid(1));
@@ -161,7 +161,7 @@ fn label_values_are_the_words_of_the_protocol() {
         status.unarmed = vec![Unarmed { uid: uid(0), pod: None, reason, detail: String::new() }];
         let word = serde_json::to_string(&reason).expect("it has a word");
         has(
-            &Metrics::new(SocketCounters::default()).encode(status),
+            &Metrics::new(SocketCounters::default()).encode(&status),
             &format!("isolate_pods_unarmed{{reason={word}}} 1"),
         );
     }
@@ -171,14 +171,14 @@ fn label_values_are_the_words_of_the_protocol() {
 fn what_the_loop_feeds_is_told() {
     let socket = SocketCounters::default();
     let metrics = Metrics::new(socket.clone());
-    assert!(!metrics.encode(mk_status(0)).contains("\nisolate_reconcile_last_pass_seconds "), "no pass yet");
+    assert!(!metrics.encode(&mk_status(0)).contains("\nisolate_reconcile_last_pass_seconds "), "no pass yet");
     metrics.pass_finished(Duration::from_millis(3), &Ok::<(), ()>(()));
     metrics.clone().pass_finished(Duration::from_secs(2), &Err::<(), _>("a link is gone"));
     metrics.enforced(Duration::from_micros(60));
     metrics.repaired(Repaired::Hook(Hook::Veth));
     metrics.repaired(Repaired::Pin);
     socket.refused_peers.inc();
-    let text = metrics.encode(mk_status(0));
+    let text = metrics.encode(&mk_status(0));
     has(&text, "isolate_reconcile_passes_total 2");
     has(&text, "isolate_reconcile_failures_total 1");
     has(&text, "isolate_reconcile_duration_seconds_bucket{le=\"0.005\"} 1");
@@ -197,7 +197,7 @@ fn what_the_loop_feeds_is_told() {
 fn a_thousand_isolated_pods_are_told_quickly_and_no_series_twice() {
     let status = mk_status(1000);
     let started = Instant::now();
-    let text = Metrics::new(SocketCounters::default()).encode(status);
+    let text = Metrics::new(SocketCounters::default()).encode(&status);
     let took = started.elapsed();
     eprintln!("1000 isolated pods: {} bytes in {took:?}", text.len());
     // A few ms when optimised; the bound is for an unoptimised build on a busy machine.

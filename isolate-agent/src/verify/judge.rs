@@ -34,7 +34,7 @@ pub(super) fn judge(
         match status {
             None => return not_covered("it went away while it was verified".to_owned()),
             Some(status) if status.state != HookState::Holding => {
-                return not_covered(status.detail.clone().unwrap_or_else(|| "it does not hold".to_owned()));
+                return not_covered(status.detail.as_deref().unwrap_or("it does not hold").to_owned());
             }
             Some(_) => {}
         }

@@ -161,7 +161,8 @@ pub struct HookStatus {
     pub state: HookState,
     /// Why it does not, or does not apply.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub detail: Option<Cow<'static, str>>,
 }
 
 /// Whether a hook holds.
