@@ -47,20 +47,24 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
             )
         }
         ["cut", "daemon_armed", _] => format!(
-            "the median is {} µs, of which the agent's own work, from the head of the request to the last map write, is {} µs; the \
-             rest, and the slow ones, are waits of two processes for a core.",
+            "the median is {} µs. The agent's own work, from the head of the request to the last map write, is {} µs of it, and \
+             {} µs at its 99th percentile; the rest, and the slow ones, are waits of two processes for a core that the pod's flood, \
+             its receiver and the daemon share.",
             median("cut.daemon_armed.last_out"),
             median("cut.daemon_armed.enforced"),
+            report.summary("cut.daemon_armed.enforced").map_or_else(String::new, |summary| figure(summary.p99)),
         ),
         ["cut", "cli_armed", _] => format!(
             "the pod is off the network after {} µs of the {} µs (the iptables way: {} of {}). The daemon's answer takes {} µs: the \
-             record's way to the disk, and a second look at the pod. The rest is the start and the end of a process, and a connection \
-             before that of the request, which tells a daemon that is alive from one that would carry the request out some time later.",
+             record's way to the disk, and a second look at the pod. The start and the end of a process that does nothing take {} µs \
+             here. The rest is a connection before that of the request, which tells a daemon that is alive from one that would carry the \
+             request out some time later.",
             median("cut.cli_armed.last_out"),
             median("cut.cli_armed.whole"),
             median("cut.nsenter_iptables.last_out"),
             median("cut.nsenter_iptables.whole"),
             median("cut.daemon_armed.whole"),
+            median("cut.process"),
         ),
         ["scale", "boot", ..] => format!(
             "nothing is left of the pins after a reboot, so the programs are loaded anew, and each of the 50 pods needs two tcx \
@@ -69,12 +73,11 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
              cut every socket, come before all of them; an attach holds before it waits.",
             median("cut.tcx_attach"),
         ),
-        ["scale", "scrape", ..] => {
-            "the text: 26 samples a pod, each with its labels, 2.6 MB for a thousand. By a profile of the daemon half of its time \
-             writes them (prometheus-client, label by label), a fifth reads the counters, one call of the kernel for each pod, and the \
-             rest is the status that they come from and the way through the socket."
-                .to_owned()
-        }
+        ["scale", "scrape", ..] => format!(
+            "26 samples a pod, 2.6 MB of text for a thousand. {} ms are the status that they come from, with one call of the kernel for \
+             each pod's counters; the rest is the text and its way through the socket.",
+            median("scale.described.1000"),
+        ),
         _ => String::new(),
     }
 }

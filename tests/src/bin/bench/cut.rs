@@ -94,6 +94,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         }
     }
     report.figure("cut.tcx_attach", "ms", &tcx_attach(&places[WAYS.len() - 1], options.cut_rounds.min(50)));
+    report.figure("cut.process", "µs", &process(&places[0].agent, options.cut_rounds.min(200)));
     let of = |way| &samples[WAYS.into_iter().position(|known| known == way).expect("every way is measured")];
     let mut table =
         Table::new(&["way", "last packet out: p50", "p99", "max", "whole command: p50", "p99", "of iptables"]);
@@ -151,6 +152,16 @@ fn tcx_attach(place: &Place, times: u32) -> Series {
         took
     };
     place.node.netns().enter(|| (0..times).map(one).collect())
+}
+
+/// How long a command takes that does nothing, in microseconds: the start and the end of a process.
+fn process(agent: &Agent, times: u32) -> Series {
+    let one = |_| {
+        let start = Instant::now();
+        assert!(ends_well(agent.command_here(&["--version"])));
+        start.elapsed().as_secs_f64() * 1e6
+    };
+    (0..times).map(one).collect()
 }
 
 /// What an answer of the control socket says of how soon the pod was cut off, in microseconds.

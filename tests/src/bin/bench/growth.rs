@@ -21,6 +21,8 @@ pub(crate) enum Measure {
     RemoveAll,
     /// A scrape with all pods isolated.
     Scrape,
+    /// What it takes without the text: the daemon describes the node.
+    Described,
     /// `list -o json`, the whole command, with all pods isolated.
     List,
     /// A start with all isolated and pinned.
@@ -43,12 +45,13 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// All of them.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::ArmAll,
         Self::CutAll,
         Self::AddAll,
         Self::RemoveAll,
         Self::Scrape,
+        Self::Described,
         Self::List,
         Self::Restart,
         Self::Boot,
@@ -68,6 +71,7 @@ impl Measure {
             Self::AddAll => "add_all",
             Self::RemoveAll => "remove_all",
             Self::Scrape => "scrape",
+            Self::Described => "described",
             Self::List => "list",
             Self::Restart => "restart",
             Self::Boot => "boot",
@@ -87,6 +91,7 @@ impl Measure {
             Self::AddAll => "isolating all: answer",
             Self::RemoveAll => "releasing all: answer",
             Self::Scrape => "scrape of /metrics, all isolated",
+            Self::Described => "the same without its text (/healthz)",
             Self::List => "list -o json, whole command, all isolated",
             Self::Restart => "restart to ready, all isolated",
             Self::Boot => "start after a reboot to ready",

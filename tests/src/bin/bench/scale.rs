@@ -59,7 +59,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
              is one request for all of them, timed by the packets of every pod to the last one that got out of any (a round \
              over all pods every {} µs or more), and by the answer. The *start* is that of a daemon on a node that was \
              rebooted: up to {ISOLATED} records, no pins. *Ready* means that every record is enforced by every hook; the others \
-             are armed behind it. Lists and scrapes are with all pods isolated. CPU at rest is over {} s. The *order* is the \
+             are armed behind it. Lists and scrapes are with all pods isolated and every hook attached; while some still follow, an \
+             answer waits for the attach that is under way. CPU at rest is over {} s. The *order* is the \
              exponent b of a·n^b that fits best from 10 pods on: 1 is linear, 0 is constant.",
             SHORTEST_PERIOD.as_micros(),
             options.rest_secs
@@ -95,12 +96,18 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
     assert!(result, "not all of {count} pods were isolated");
     put(Measure::CutAll, seen.iter().map(|seen| seen.last_out).fold(0.0, f64::max) / 1e3);
     put(Measure::AddAll, whole / 1e3);
+    await_followed(&node, pods.len());
     for _ in 0..TIMES {
         thread::sleep(STALE);
         let start = Instant::now();
         let bytes = scrape(&node).len();
         put(Measure::Scrape, millis(start));
         assert!(bytes > 0);
+        thread::sleep(STALE);
+        let start = Instant::now();
+        let answer = page(&node, "/healthz");
+        put(Measure::Described, millis(start));
+        assert!(answer.ends_with("ok\n"), "{answer}");
         let start = Instant::now();
         let listed =
             node.netns().enter(|| isolate_tests::agent::output(&mut agent.command_here(&["list", "-o", "json"])));
@@ -175,10 +182,26 @@ pub(crate) fn await_armed(node: &Node, pods: usize) {
     assert!(wait::happens_within(ARMING, || scrape(node).lines().any(|found| found == line)), "never armed");
 }
 
+/// Waits until what guards isolated pods inside, and follows the answer, is attached.
+fn await_followed(node: &Node, pods: usize) {
+    let holds =
+        |line: &&str| line.starts_with("isolate_hook_attached") && line.contains("netdev") && line.ends_with("} 1");
+    assert!(
+        wait::happens_within(ARMING, || scrape(node).lines().filter(holds).count() == pods),
+        "not all has followed"
+    );
+}
+
 /// One scrape, as Prometheus makes it.
 fn scrape(node: &Node) -> String {
+    page(node, "/metrics")
+}
+
+/// One page that the daemon serves, with the answer's head.
+fn page(node: &Node, path: &str) -> String {
     let mut stream = node.netns().enter(|| TcpStream::connect(METRICS)).expect("the daemon serves metrics");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: agent\r\n\r\n").expect("it reads its request");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads its request");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("it answers in text");
     text
