@@ -2,6 +2,7 @@
 
 mod doctor;
 mod hostile;
+mod lies;
 mod lifecycle;
 mod names;
 pub(crate) mod window;
@@ -71,7 +72,7 @@ pub(crate) fn page(node: &CriNode, pod: &Cri) -> String {
 }
 
 pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
-    [doctor::trials(), hostile::trials(), lifecycle::trials(), names::trials(), window::trials()]
+    [doctor::trials(), hostile::trials(), lies::trials(), lifecycle::trials(), names::trials(), window::trials()]
         .into_iter()
         .flatten()
         .collect()
