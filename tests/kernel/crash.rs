@@ -1,8 +1,9 @@
-//! The daemon ends, by a kill or a stop, and comes back: the cut does not notice.
+//! The daemon ends, by a kill or a stop, or is kept from running, and comes back: the cut does not notice.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::unix::net::UnixStream, thread, time::Duration};
 
 use isolate_tests::{
+    agent::request,
     channel::{Channel, Path},
     flood::Flood,
     observe::Observer,
@@ -11,7 +12,12 @@ use isolate_tests::{
 
 use crate::{scene::Scene, suite::trials};
 
-trials![kill_9_under_a_flood, a_stop_changes_nothing, a_lost_record_is_recovered];
+trials![
+    kill_9_under_a_flood,
+    a_stop_changes_nothing,
+    a_lost_record_is_recovered,
+    what_lies_in_the_socket_is_carried_out
+];
 
 /// Long enough for hundreds of datagrams of each flood to be dropped.
 const STRETCH: Duration = Duration::from_millis(500);
@@ -79,4 +85,27 @@ fn a_lost_record_is_recovered() {
     path.assert_cut();
     agent.remove(&[web.uid()]);
     path.assert_flows();
+}
+
+/// A node that is so busy that the daemon does not run for seconds: its own time limits count what it was not there for.
+fn what_lies_in_the_socket_is_carried_out() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let daemon = agent.daemon();
+    let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
+    let asking = UnixStream::connect(agent.socket()).expect("the daemon listens");
+    // It has seen that somebody is there.
+    agent.run(&["status"]).expect(0);
+    daemon.hold();
+    let body = format!("{{\"uids\": [\"{}\"]}}", web.uid());
+    thread::scope(|scope| {
+        let answer = scope.spawn(|| request(asking, "POST", "/v1/isolations", body.as_bytes()));
+        // Longer than a command waits for a sign of life.
+        thread::sleep(Duration::from_secs(6));
+        path.assert_flows();
+        daemon.go_on();
+        let (status, said) = answer.join().expect("it is answered");
+        assert_eq!(status, 200, "{said}");
+    });
+    path.assert_cut();
 }

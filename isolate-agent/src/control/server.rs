@@ -4,6 +4,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +21,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus_client::metrics::counter::Counter;
-use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
+use rustix::net::{RecvFlags, recv};
+use tokio::{io::Interest, net::UnixStream, sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
     Commands, Listener,
@@ -33,7 +35,7 @@ use super::{
 const MAX_CONNECTIONS: usize = 128;
 /// Peers that are told that they are refused, at once; more are closed without a word.
 const MAX_REFUSALS: usize = 8;
-/// Time for a request's head.
+/// Time for a request's first byte, and then for its head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for all of a connection: a large request on a slow node takes minutes, a peer that never reads, for ever.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(10);
@@ -123,6 +125,9 @@ pub async fn serve(
 
 /// Serves one request of one peer.
 async fn answer(stream: UnixStream, router: Router, requester: Requester, stopped: impl Future<Output = ()>) {
+    if !has_asked(&stream).await {
+        return tracing::debug!("a connection of the control socket has asked for nothing: closed");
+    }
     let requester = Arc::new(requester);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -146,6 +151,13 @@ async fn answer(stream: UnixStream, router: Router, requester: Requester, stoppe
         Ok(Err(error)) => tracing::debug!(%error, "a connection of the control socket ended early"),
         Err(_elapsed) => tracing::warn!("a connection of the control socket took too long: closed"),
     }
+}
+
+/// Waits for the first byte of a request. On a node that kept this process from running, what has arrived counts, however long ago:
+/// the timer of an HTTP connection would be looked at before the socket, so that one begins after this.
+async fn has_asked(stream: &UnixStream) -> bool {
+    let peek = || recv(stream, &mut [0; 1], RecvFlags::PEEK).map(drop).map_err(io::Error::from);
+    timeout(HEAD_TIMEOUT, stream.async_io(Interest::READABLE, peek)).await.is_ok() || peek().is_ok()
 }
 
 /// Tells a peer that it is not welcome, if it asks.

@@ -41,9 +41,22 @@ impl Daemon {
 
     /// SIGTERM, as a service manager would; returns the exit code.
     pub fn stop(mut self) -> Option<i32> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("the daemon runs");
+        self.signal(Signal::TERM);
         self.child.wait().expect("a child can be waited for").code()
+    }
+
+    /// Keeps it from running, as a busy node does.
+    pub fn hold(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it run again.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the daemon runs");
     }
 
     /// Gets a page of its HTTP server: status code and body.
