@@ -7,6 +7,7 @@
 mod dice;
 mod member;
 mod run;
+mod stranger;
 
 use std::{
     panic,

@@ -1,6 +1,6 @@
 //! One pod of a run, and the streams that show whether it reaches the network and is reached.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use isolate_tests::{
     node::Node,
@@ -9,6 +9,8 @@ use isolate_tests::{
     wait,
     wire::{Handle, Request},
 };
+
+use crate::stranger::{self, Stranger};
 
 /// Pause between two datagrams of a stream: with three streams a pod, some thousand a second on the node.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -39,13 +41,14 @@ pub(crate) struct Member {
     pub(crate) isolated: bool,
     /// Its veth is new, and what only the veth hook cuts was not begun yet.
     pub(crate) uncovered: bool,
-    pub(crate) stranger: Option<OwnedFd>,
+    pub(crate) stranger: Option<Stranger>,
     streams: Vec<Stream>,
 }
 
 impl Member {
     pub(crate) fn start(node: &Node) -> Self {
         let pod = node.pod(&Spec::default());
+        stranger::prepare(node.netns(), &pod.host_veths()[0]);
         let beside = Process::start(pod.netns(), &node.service());
         Self { pod, beside, isolated: false, uncovered: false, stranger: None, streams: Vec::new() }
     }
@@ -143,6 +146,7 @@ impl Member {
     pub(crate) fn renew(&mut self, node: &Node) {
         self.stranger = None;
         self.pod.renew_sandbox();
+        stranger::prepare(node.netns(), &self.pod.host_veths()[0]);
         self.beside = Process::start(self.pod.netns(), &node.service());
         self.uncovered = self.isolated;
     }

@@ -11,14 +11,10 @@ use isolate_tests::{
     netdev,
     node::Node,
     process::Process,
-    program::{self, Place},
     wait,
 };
 
-use crate::{dice::Dice, member::Member};
-
-/// The answer of a program that leaves it to those behind it: in front of ours it displaces the hook, and opens nothing.
-const TCX_NEXT: i32 = -1;
+use crate::{dice::Dice, member::Member, stranger::Stranger};
 
 /// Something that happens. Those with a number happen to this pod.
 #[derive(Clone, Copy, Debug)]
@@ -153,11 +149,13 @@ impl Run {
                 );
             }
             Step::Stranger(pod) => {
-                let index = netdev::index(node.netns(), &members[pod].pod.host_veths()[0]);
-                let attach = || program::answer_first(Place::TcxIngress, index, TCX_NEXT);
-                members[pod].stranger = Some(node.netns().enter(attach).expect("a program can be attached"));
+                let veth = &members[pod].pod.host_veths()[0];
+                members[pod].stranger = Some(Stranger::come(node.netns(), veth));
             }
-            Step::StrangerLeaves(pod) => members[pod].stranger = None,
+            Step::StrangerLeaves(pod) => {
+                let Member { pod, stranger, .. } = &mut members[pod];
+                stranger.take().expect("it was chosen because it is there").leave(node.netns(), &pod.host_veths()[0]);
+            }
         }
     }
 
