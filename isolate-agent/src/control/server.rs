@@ -125,7 +125,13 @@ pub async fn serve(
 
 /// Serves one request of one peer.
 async fn answer(stream: UnixStream, router: Router, requester: Requester, stopped: impl Future<Output = ()>) {
-    if !has_asked(&stream).await {
+    tokio::pin!(stopped);
+    let asked = tokio::select! {
+        biased;
+        asked = has_asked(&stream) => asked,
+        () = stopped.as_mut() => false,
+    };
+    if !asked {
         return tracing::debug!("a connection of the control socket has asked for nothing: closed");
     }
     let requester = Arc::new(requester);
