@@ -6,7 +6,7 @@ use isolate_tests::channel::{Channel, Path};
 
 use crate::{scene::Scene, suite::trials};
 
-trials![fifty_commands_with_a_daemon, fifty_commands_without_one];
+trials![fifty_commands_with_a_daemon needs Pace, fifty_commands_without_one needs Pace];
 
 const COMMANDS: usize = 50;
 

@@ -21,7 +21,12 @@ pub enum Feature {
     Prometheus,
     /// A kernel with tcx: what has no like among filters.
     Tcx,
+    /// A processor on which the agent can do within its deadlines what it is to do: not an emulated one.
+    Pace,
 }
+
+/// Set by who knows that the processor is emulated.
+pub const EMULATED: &str = "ISOLATE_EMULATED";
 
 impl Feature {
     /// Why it is missing; none if it is there.
@@ -39,6 +44,9 @@ impl Feature {
             Self::Tcx => {
                 let query = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
                 return query.err().map(|error| format!("ask for tcx programs (Linux 6.6, e420bed02507): {error}"));
+            }
+            Self::Pace => {
+                return env::var_os(EMULATED).map(|_| "an emulated processor does not keep its deadlines".to_owned());
             }
         };
         let (program, arguments) = probe.split_first().expect("a probe is a command");

@@ -118,7 +118,9 @@ fn guests<'a>(
         let netkit = if kernel.netkit { "export ISOLATE_NETKIT=1\n" } else { "" };
         let environment = format!("{}{netkit}", environment());
         let job = job(&tests, kernel);
-        let job = format!("{environment}export PATH={tools}:$PATH ISOLATE_AGENT_BIN={agent}\ncd {place}\n{job}\n");
+        let job = format!(
+            "{environment}export PATH={tools}:$PATH ISOLATE_AGENT_BIN={agent} ISOLATE_EMULATED=1\ncd {place}\n{job}\n"
+        );
         Guest { kernel, image: kernel::ensure(workspace, kernel), job }
     };
     Ok(kernels.map(guest).collect())

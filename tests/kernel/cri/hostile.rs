@@ -29,7 +29,7 @@ trials![
     one_that_comes_back_is_another,
     one_sandbox_that_hangs_hides_no_other,
     what_it_says_cannot_steer_a_terminal,
-    a_crowd_of_sandboxes_costs_little,
+    a_crowd_of_sandboxes_costs_little needs Pace,
 ];
 
 pub(super) const UDP: [Channel; 1] = [Channel::Udp(Family::V4)];

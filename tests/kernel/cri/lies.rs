@@ -32,7 +32,7 @@ trials![
     a_lie_about_names_releases_nobody,
     a_pod_with_two_names_is_known_by_its_uid,
     what_only_it_knows_is_cut,
-    what_only_it_knows_is_cut_without_a_daemon,
+    what_only_it_knows_is_cut_without_a_daemon needs Pace,
 ];
 
 const TWO: [Channel; 2] = [Channel::Udp(Family::V4), Channel::Arp];

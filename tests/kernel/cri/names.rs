@@ -7,7 +7,7 @@ use crate::suite::trials;
 
 trials![
     a_pod_is_cut_and_released_by_its_name needs Containerd,
-    without_a_daemon_names_work_as_well needs Containerd,
+    without_a_daemon_names_work_as_well needs Containerd Pace,
     what_the_node_needs_is_refused needs Containerd,
     a_pod_that_follows_another_of_its_name needs Containerd,
 ];
