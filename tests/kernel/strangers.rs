@@ -70,7 +70,8 @@ fn a_pod_that_left_its_namespace_is_cut_there() {
     let observer = Observer::start(neighbour.netns(), "eth0");
     let arrived = || {
         Observer::begin([&observer]);
-        assert!(socket.send(&FRAME).is_ok(), "a packet socket does not send");
+        // Where the kernel has BPF LSM, it is refused while the pod is isolated.
+        socket.send(&FRAME);
         std::thread::sleep(SHORT);
         observer.count(|frame| frame.bytes()[12..14] == FRAME[12..14])
     };

@@ -25,6 +25,9 @@ pub(super) struct Call {
     pub(super) beyond_iptables: bool,
 }
 
+/// Which one tells more of the kernel than of what was done to the pod.
+pub(super) const FRAME: &str = "`send` of a frame (`AF_PACKET`)";
+
 /// Makes all calls in a pod of its own before and after `cut`.
 pub(super) fn before_and_after(cut: impl FnOnce(&Scene)) -> Vec<Call> {
     let scene = Scene::new();
@@ -97,7 +100,7 @@ impl<'a> Stage<'a> {
             ("`connect` to another pod over IPv6", true, connect6),
             ("`sendto` another pod over IPv6 (UDP)", true, send6),
             ("… and its `recv`", true, arrived6),
-            ("`send` of a frame (`AF_PACKET`)", true, frame_sent),
+            (FRAME, true, frame_sent),
             ("… and the other pod's `recv`", true, frame_arrived),
         ]
     }
@@ -106,7 +109,8 @@ impl<'a> Stage<'a> {
         let (from, to) = (self.scene.web.end(), self.scene.neighbour.end());
         let receiver = self.peer.packet("eth0", TIMEOUT);
         let mark = Mark::new();
-        let sent = self.app.packet("eth0", TIMEOUT).send(&ethernet(to.mac, from.mac, EXPERIMENT, mark.bytes()));
+        let frame = ethernet(to.mac, from.mac, EXPERIMENT, mark.bytes());
+        let sent = self.app.try_packet("eth0", TIMEOUT).map_or_else(|refused| refused, |socket| socket.send(&frame));
         (said(&sent), said(&until_marked(&receiver, &mark)))
     }
 }
