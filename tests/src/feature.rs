@@ -26,7 +26,7 @@ pub enum Feature {
 }
 
 /// Set by who knows that the processor is emulated.
-pub const EMULATED: &str = "ISOLATE_EMULATED";
+const EMULATED: &str = "ISOLATE_EMULATED";
 
 impl Feature {
     /// Why it is missing; none if it is there.
