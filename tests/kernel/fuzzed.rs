@@ -1,7 +1,7 @@
 //! Random and mutated frames through the loaded programs (`BPF_PROG_TEST_RUN`): an isolated pod's are dropped, whatever they hold,
 //! a healthy one's are nobody's business, and what an exemption lets through is what the pure functions say.
 //!
-//! `ISOLATE_SEED=N` runs them on the frames of that seed; a failure names the seed that it had.
+//! `ISOLATE_SEED=N` runs them on the frames of that seed; each names the seeds that it has in what it prints.
 
 mod oracle;
 
@@ -50,6 +50,8 @@ pub(crate) const CGROUP_PASS: u8 = 1;
 
 /// Port of the pod that kubelet probes.
 const PROBED: u16 = 8080;
+/// A port of the peers that no exemption is about.
+const CALLER: u16 = 20_000;
 /// What the exempted pod may talk to; the addresses are those of [`peers`].
 const ALLOWED: [&str; 8] = [
     "10.99.0.0/16:53/udp",
@@ -81,10 +83,13 @@ impl Loaded {
     }
 }
 
-fn seed() -> u64 {
+/// Of the seed that is asked for, or of a new one; says which, for the frames that a failure shows can be had again by it alone.
+fn dice() -> Dice {
     let given = env::var("ISOLATE_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-    given.unwrap_or_else(|| now.into())
+    let seed: u64 = given.unwrap_or_else(|| now.into());
+    eprintln!("ISOLATE_SEED={seed}");
+    Dice::new(seed)
 }
 
 fn pins(node: &Node) -> PathBuf {
@@ -175,7 +180,7 @@ fn run(process: &Process, programs: &[Loaded], ifindex: u32, seed: u64, actors: 
     let programs = programs.iter().map(|program| program.pin.clone()).collect();
     let fuzz = Raw::Fuzz { programs, ifindex, seed, actors: actors.clone(), frames: BATCH };
     let answer = process.call(&Request::Raw(fuzz));
-    assert!(answer.is_ok(), "seed {seed}: {}", answer.errno_name());
+    assert!(answer.is_ok(), "frames of {seed}: {}", answer.errno_name());
     assert_eq!(answer.data.len(), BATCH);
     answer.data
 }
@@ -188,7 +193,7 @@ fn assert_constant(
     actors: &Actors,
     expected: impl Fn(&Loaded) -> u8,
 ) {
-    let (mut dice, mut checked) = (Dice::new(seed()), 0);
+    let (mut dice, mut checked) = (dice(), 0);
     while checked < FRAMES * programs.len() {
         let seed = dice.roll();
         let verdicts = run(process, programs, ifindex, seed, actors);
@@ -200,7 +205,7 @@ fn assert_constant(
                 continue;
             }
             checked += 1;
-            assert_eq!(verdict, expected(program), "seed {seed}, {program:?}: {:02x?}", step.frame);
+            assert_eq!(verdict, expected(program), "frames of {seed}, {program:?}: {:02x?}", step.frame);
         }
     }
 }
@@ -278,14 +283,13 @@ fn exemptions_are_what_the_functions_say() {
     let inside = inside(web);
     let shared = shared(node);
     let mut actors = actors(node, &web.end(), lengths(node, &shared[0].pin));
+    actors.peer_ports = vec![22, 53, CALLER, CALLER];
     let ifindex = netdev::index(node.netns(), &web.host_veths()[0]);
     let within: Vec<Loaded> = own(node).into_iter().chain(shared[2..].iter().cloned()).collect();
     let mut oracle = Oracle::new(&pins(node), ifindex, &ALLOWED, PROBED);
-    let mut dice = Dice::new(seed());
-    for round in 0..FRAMES.div_ceil(BATCH) {
-        // Every round has connections of its own.
-        let first = 20_000 + u16::try_from(round).expect("few rounds");
-        actors.peer_ports = vec![22, 53, first, first];
+    let mut dice = dice();
+    for _ in 0..FRAMES.div_ceil(BATCH) {
+        oracle.forget();
         for (process, programs, index) in [
             (&kubelet, &shared[..2], ifindex),
             (&inside, &within[..], ifindex_inside(web)),
@@ -304,7 +308,7 @@ fn exemptions_are_what_the_functions_say() {
                 let expected = oracle.verdict(program, &step);
                 assert_eq!(
                     verdict, expected,
-                    "seed {seed}, {program:?}, forwarded {}: {:02x?}",
+                    "frames of {seed}, {program:?}, forwarded {}: {:02x?}",
                     step.forwarded, step.frame
                 );
             }

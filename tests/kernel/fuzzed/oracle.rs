@@ -38,6 +38,8 @@ pub(super) struct Oracle {
     policy: Policy,
     allowed: Compiled,
     flows: BTreeMap<Ends, Flow>,
+    /// The kernel's own.
+    kept: HashMap<MapData, FlowKey, Flow>,
     /// Frames and bytes of all of them, each way.
     spent: ([u64; 2], [u64; 2]),
     kubelet: bool,
@@ -66,10 +68,20 @@ impl Oracle {
             policy,
             allowed: allow::compile(&allowed).expect("the agent has taken it"),
             flows: BTreeMap::new(),
+            kept: Map::LruHashMap(open(names::FLOW)).try_into().expect("a hash of connections"),
             spent: Default::default(),
             kubelet: false,
             given: BTreeMap::new(),
             states: BTreeMap::new(),
+        }
+    }
+
+    /// Forgets every connection, and has the kernel forget it: after a minute one ends by a clock that nobody has here.
+    pub(super) fn forget(&mut self) {
+        self.flows.clear();
+        let known: Vec<FlowKey> = self.kept.keys().collect::<Result<_, _>>().expect("the kernel's keys can be read");
+        for key in known {
+            self.kept.remove(&key).expect("it was there just now");
         }
     }
 
