@@ -166,6 +166,10 @@ fn a_crash_in_upgrade() {
     let newer = agent.upgraded();
     let ways = ways(&scene);
     let other = node.pod(&Spec::default());
+    for pod in [neighbour, &other] {
+        // Each scenario arms them anew.
+        netdev::ready_for_filters(node.netns(), &pod.host_veths()[0]);
+    }
     let healthy = Flood::start(neighbour.app(), other.app(), (other.end().v4, 0).into());
     let met = each(
         &newer,

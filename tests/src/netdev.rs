@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{frame::Mac, launch, netns::Netns};
+use crate::{feature, frame::Mac, launch, netns::Netns};
 
 /// Runs `ip` commands in a namespace, all in one process; panics at the first that fails.
 pub fn ip(netns: &Netns, commands: &[String]) {
@@ -84,6 +84,17 @@ fn find(netns: &Netns, name: &str) -> serde_json::Value {
 fn links(netns: &Netns) -> Vec<serde_json::Value> {
     let output = launch::succeed(Command::new("ip").args(["-n", netns.name(), "-json", "link", "show"]));
     serde_json::from_slice(&output.stdout).expect("ip prints JSON")
+}
+
+/// Gives an interface the qdisc that filters need, if this kernel has no tcx, as what makes pods may: making it later loses packets
+/// of a healthy pod (`dev_deactivate` in `qdisc_graft`), whoever does it.
+pub fn ready_for_filters(netns: &Netns, name: &str) {
+    if !feature::has_tcx() {
+        let mut tc = Command::new("tc");
+        tc.args(["-n", netns.name(), "qdisc", "add", "dev", name, "clsact"]);
+        // The agent may have made it.
+        tc.stderr(Stdio::null()).status().expect("iproute2 is installed");
+    }
 }
 
 /// Why this kernel makes no interfaces of a type: what an attempt in a namespace of its own gave.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use isolate_tests::{
+    netdev,
     node::Node,
     pod::{Pod, Spec},
     process::Process,
@@ -10,7 +11,7 @@ use isolate_tests::{
     wire::{Handle, Request},
 };
 
-use crate::stranger::{self, Stranger};
+use crate::stranger::Stranger;
 
 /// Pause between two datagrams of a stream: with three streams a pod, some thousand a second on the node.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -48,7 +49,7 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn start(node: &Node) -> Self {
         let pod = node.pod(&Spec::default());
-        stranger::prepare(node.netns(), &pod.host_veths()[0]);
+        netdev::ready_for_filters(node.netns(), &pod.host_veths()[0]);
         let beside = Process::start(pod.netns(), &node.service());
         Self { pod, beside, isolated: false, uncovered: false, stranger: None, streams: Vec::new() }
     }
@@ -146,7 +147,7 @@ impl Member {
     pub(crate) fn renew(&mut self, node: &Node) {
         self.stranger = None;
         self.pod.renew_sandbox();
-        stranger::prepare(node.netns(), &self.pod.host_veths()[0]);
+        netdev::ready_for_filters(node.netns(), &self.pod.host_veths()[0]);
         self.beside = Process::start(self.pod.netns(), &node.service());
         self.uncovered = self.isolated;
     }

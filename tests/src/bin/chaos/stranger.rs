@@ -1,10 +1,7 @@
 //! A program of somebody else's in front of the hook on a host end, which leaves every packet to those behind it: it displaces ours,
 //! and opens nothing.
 
-use std::{
-    os::fd::OwnedFd,
-    process::{Command, Stdio},
-};
+use std::{os::fd::OwnedFd, process::Command};
 
 use isolate_tests::{
     feature, launch, netdev,
@@ -46,16 +43,6 @@ impl Stranger {
                 launch::succeed(&mut tc(netns, &remove));
             }
         }
-    }
-}
-
-/// Makes the qdisc that filters need, as what makes pods does: making it later loses packets of a healthy pod (`dev_deactivate` in
-/// `qdisc_graft`), whoever does it.
-pub(crate) fn prepare(netns: &Netns, veth: &str) {
-    if !feature::has_tcx() {
-        let mut qdisc = tc(netns, &["qdisc", "add", "dev", veth, "clsact"]);
-        // The agent may have made it.
-        qdisc.stderr(Stdio::null()).status().expect("iproute2 is installed");
     }
 }
 
