@@ -1,6 +1,6 @@
 //! The evidence bundle: what is in it, of a pod that does its best to be no easy subject, and what it leaves alone.
 
-mod hanging;
+pub(crate) mod hanging;
 
 use std::{
     collections::BTreeMap,
@@ -19,22 +19,13 @@ use isolate_tests::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use libtest_mimic::Trial;
+use crate::{scene::Scene, suite::trials};
 
-use crate::{scene::Scene, suite};
-
-pub(crate) fn trials() -> Vec<Trial> {
-    suite::named(
-        "evidence",
-        &[
-            ("a_hostile_pod_is_read", a_hostile_pod_is_read),
-            ("the_cut_comes_after_it_and_in_time", the_cut_comes_after_it_and_in_time),
-            ("bad_requests_are_refused", bad_requests_are_refused),
-            ("the_pods_file_system_hangs", hanging::the_pods_file_system_delays_nothing),
-            ("the_evidences_own_file_system_hangs", hanging::the_evidences_own_file_system_delays_nothing),
-        ],
-    )
-}
+trials![
+    a_hostile_pod_is_read,
+    the_cut_comes_after_it_and_in_time needs Pace,
+    bad_requests_are_refused,
+];
 
 const SECRET: &str = "hunter2";
 /// What `add` says of these pods: commands that a test starts in them see the node's processes.
@@ -52,6 +43,7 @@ fn unpack(path: &FilePath) -> BTreeMap<String, Vec<u8>> {
         files.insert(entry.path().expect("a name").display().to_string(), bytes);
     }
     let manifest = json(&files, "manifest.json");
+    eprintln!("{}: problems {}", path.display(), manifest["problems"]);
     let members = manifest["files"].as_array().expect("a list");
     assert_eq!(members.len() + 1, files.len(), "all but the manifest itself are in it");
     for member in members {

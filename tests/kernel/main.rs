@@ -4,7 +4,8 @@
 //! is `target/<profile>/isolate-agent`, or what `ISOLATE_AGENT_BIN` names. `ISOLATE_BLESS=1` writes the generated documents
 //! instead of comparing them, `ISOLATE_MATRIX=FILE` adds the test that writes the containment matrix, `ISOLATE_WINDOWS=1` the one
 //! that prints for how long what appears late is open, and `ISOLATE_TRACE=1` has the escape suite tell what each attempt gave.
-//! `ISOLATE_SEED=N` repeats the random frames of a failure. With `CI` set a test that cannot run fails instead of being skipped.
+//! `ISOLATE_SEED=N` repeats the random frames of a failure. With `CI` set a test that cannot run fails instead of being skipped;
+//! with `ISOLATE_EMULATED` set those that are bound to the agent's deadlines count as ones that need not run.
 //!
 //! Rules of every test: its own [`Node`](isolate_tests::node::Node); a channel is shown to work before it is shown to be cut;
 //! what is cut is proved by packets that do not arrive, not by maps; nothing is left when it ends.
@@ -134,6 +135,7 @@ fn main() -> ExitCode {
         escape::trials(),
         escape::writers(),
         evidence::trials(),
+        evidence::hanging::trials(),
         guarantees::trials(),
     ]
     .into_iter()

@@ -12,7 +12,9 @@ use std::{
 use isolate_tests::{flood::Flood, fuse::Fuse, wait};
 
 use super::{OF_THE_NODE, json, unpack};
-use crate::scene::Scene;
+use crate::{scene::Scene, suite::trials};
+
+trials![the_pods_file_system_delays_nothing needs Pace, the_evidences_own_file_system_delays_nothing];
 
 /// Nothing is heard of the collector for a minute before nobody waits for it.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -50,7 +52,7 @@ fn ends(mut add: Child) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-pub(super) fn the_pods_file_system_delays_nothing() {
+fn the_pods_file_system_delays_nothing() {
     let scene = Scene::new();
     let (web, node) = (&scene.web, &scene.node);
     let _daemon = scene.agent.daemon();
@@ -83,7 +85,7 @@ pub(super) fn the_pods_file_system_delays_nothing() {
     child.kill().and_then(|()| child.wait()).expect("it sleeps");
 }
 
-pub(super) fn the_evidences_own_file_system_delays_nothing() {
+fn the_evidences_own_file_system_delays_nothing() {
     let scene = Scene::new();
     let _daemon = scene.agent.daemon();
     let fuse = Fuse::mount(&scene.node.folder().join("fuse"), b"");
