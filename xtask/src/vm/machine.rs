@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -68,13 +68,7 @@ pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &s
         let mut lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         lines.try_for_each(|line| says.send(line))
     });
-    loop {
-        match heard.recv_timeout(SILENCE) {
-            Ok(line) => println!("{prefix}{}", String::from_utf8_lossy(&line)),
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => bail!("the guest has said nothing for {}", step::seconds(SILENCE)),
-        }
-    }
+    listen(&heard, SILENCE, |line| println!("{prefix}{}", String::from_utf8_lossy(line)))?;
     let ended = qemu.0.wait().context("wait for qemu")?;
     // The server ends with its only client.
     share.0.wait().context("wait for virtiofsd")?;
@@ -84,6 +78,17 @@ pub(super) fn run(workspace: &Workspace, kernel: &Kernel, image: &Image, job: &s
         "0" => Ok(()),
         "" => bail!("the guest crashed ({ended}); its kernel's last messages:\n{}", last_lines(&console)),
         code => bail!("the tests ended with exit code {code}"),
+    }
+}
+
+/// Tells each line until the other side has no more to say; fails when it is silent for too long.
+fn listen(heard: &Receiver<Vec<u8>>, silence: Duration, tell: impl Fn(&[u8])) -> Result<()> {
+    loop {
+        match heard.recv_timeout(silence) {
+            Ok(line) => tell(&line),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => bail!("the guest has said nothing for {}", step::seconds(silence)),
+        }
     }
 }
 
@@ -180,4 +185,26 @@ fn last_lines(file: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn a_silent_guest_is_given_up_and_one_that_ends_is_heard_out() {
+        const BRIEF: Duration = Duration::from_millis(50);
+        let told = RefCell::new(Vec::new());
+        let tell = |line: &[u8]| told.borrow_mut().push(line.to_vec());
+        let (says, heard) = mpsc::channel();
+        says.send(b"booted".to_vec()).expect("somebody listens");
+        let given_up = listen(&heard, BRIEF, tell).expect_err("it has not ended");
+        assert!(given_up.to_string().contains("said nothing"), "{given_up}");
+        says.send(b"done".to_vec()).expect("somebody listens");
+        drop(says);
+        listen(&heard, BRIEF, tell).expect("it has ended");
+        assert_eq!(*told.borrow(), [b"booted".to_vec(), b"done".to_vec()]);
+    }
 }
