@@ -38,8 +38,8 @@ pub const BUNDLE_VERSION: u32 = 1;
 const MOST_PROCESSES: usize = 4096;
 /// What a process's own memory is waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// What a tool may take.
-const TOOL_PATIENCE: Duration = Duration::from_secs(2);
+/// What a tool may take, where there is time: for `ss` the kernel loads a module for each kind of socket, if it must.
+const TOOL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no bundle.
 #[derive(Debug, Error)]
