@@ -7,13 +7,13 @@ use std::{
 
 use isolate_tests::{
     frame::{EXPERIMENT, Mac, ethernet},
-    observe,
+    observe, wait,
 };
 
 /// Pause between two frames: with what it takes to wake up, some ten thousand frames a second.
 const PAUSE: Duration = Duration::from_micros(20);
-/// How long it sends; the window that is measured is over long before.
-const LONG: Duration = Duration::from_secs(30);
+/// How long it sends: as long as anything is waited for, so that its frames are still dropped when somebody looks.
+const LONG: Duration = wait::DEADLINE;
 
 /// Sends broadcast frames on the interface, then waits for ever. Each carries its number and how many microseconds after the
 /// start of this process it was made.
