@@ -1,6 +1,9 @@
 //! Time limits: they end by themselves, never early, and not without a daemon.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use isolate_tests::{
     channel::{Channel, Path},
@@ -17,7 +20,7 @@ trials![
     what_makes_no_sense_changes_nothing,
 ];
 
-/// Beyond the shortest limits of these tests.
+/// Beyond the shortest limits of these tests, and long enough after the others for the daemon to end them.
 const BRIEF: Duration = Duration::from_secs(4);
 
 fn it_ends_by_itself() {
@@ -46,12 +49,14 @@ fn another_add_sets_it_anew() {
     let _daemon = agent.daemon();
     let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
     let (extended, lifted) = (web, neighbour);
-    agent.add(&[extended.uid(), lifted.uid(), "--for", "2s"]);
+    // Long enough for the two commands after it, also where all is slow.
+    let (limit, asked) = (Duration::from_secs(8), Instant::now());
+    agent.add(&[extended.uid(), lifted.uid(), "--for", &format!("{}s", limit.as_secs())]);
     let said = agent.add(&[extended.uid(), "--for", "1h"]);
     assert!(said.stdout.contains("as before"), "{}", said.text());
     let said = agent.add(&[lifted.uid()]);
     assert!(said.stdout.contains("is lifted"), "{}", said.text());
-    thread::sleep(BRIEF);
+    thread::sleep((limit + BRIEF).saturating_sub(asked.elapsed()));
     path.assert_cut();
     assert_eq!(agent.isolated().len(), 2);
     assert!(agent.isolation(lifted.uid()).get("until").is_none());

@@ -20,7 +20,7 @@ use isolate_tests::{
     netdev,
     observe::Observer,
     process::{self, Process},
-    wait,
+    program, wait,
 };
 use libtest_mimic::Trial;
 
@@ -75,6 +75,11 @@ pub(super) fn trials() -> Vec<Trial> {
     let closes = || {
         for late in [Late::PluggedIn, Late::OwnVeth, Late::OwnMacvlan] {
             let scene = Windowed::new();
+            if late != Late::PluggedIn && program::lsm_missing().is_none() {
+                let refused = scene.appear(late).expect_err("the LSM hook refuses the pod an interface of its own");
+                eprintln!("{late:?}: refused: {refused}");
+                continue;
+            }
             eprintln!("{late:?}: {:?}", iter::repeat_with(|| scene.measure(late)).take(FEW).collect::<Vec<_>>());
         }
     };
@@ -195,15 +200,9 @@ impl Windowed {
         Self { attacker, _daemon: daemon, scene }
     }
 
-    fn measure(&self, late: Late) -> Window {
-        let Scene { agent, web, neighbour, node } = &self.scene;
-        let flood = Flood::start(web.command(process::program()));
-        let observer = match late {
-            Late::OwnMacvlan => Observer::start(neighbour.netns(), "eth0"),
-            Late::PluggedIn | Late::OwnVeth => Observer::everywhere(node.netns(), EXPERIMENT),
-        };
-        thread::sleep(SETTLED);
-        let dropped = agent.drops(web.uid());
+    /// Has it come; an error if the pod was refused it.
+    fn appear(&self, late: Late) -> Result<(), String> {
+        let Scene { web, node, .. } = &self.scene;
         let up = format!("link set {INNER} up");
         match late {
             Late::PluggedIn => {
@@ -215,22 +214,37 @@ impl Windowed {
                     ],
                 );
                 netdev::ip(web.netns(), &[up]);
+                Ok(())
             }
             Late::OwnVeth => {
                 let id = node_id(web).expect("the pod knows the node's").parse().expect("an id is a number");
                 rtnetlink::veth_into(&self.attacker, id, OUTER, None, INNER)
                     .and_then(|()| rtnetlink::up(&self.attacker, INNER))
-                    .expect("an attacker may make one");
+                    .map_err(|error| format!("{error:?}"))
             }
             Late::OwnMacvlan => {
                 let id = node_id(web).expect("the pod knows the node's");
                 let bridge = netdev::index(node.netns(), "cni0");
                 let add = format!("link add {INNER} link-netnsid {id} link if{bridge} type macvlan mode bridge");
-                for command in [add, up] {
-                    isolate_tests::launch::succeed(web.command("ip").args(command.split(' ')));
-                }
+                [add, up].iter().try_for_each(|command| {
+                    let output = web.command("ip").args(command.split(' ')).output().expect("ip can be started");
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    if output.status.success() { Ok(()) } else { Err(said) }
+                })
             }
         }
+    }
+
+    fn measure(&self, late: Late) -> Window {
+        let Scene { agent, web, neighbour, node } = &self.scene;
+        let flood = Flood::start(web.command(process::program()));
+        let observer = match late {
+            Late::OwnMacvlan => Observer::start(neighbour.netns(), "eth0"),
+            Late::PluggedIn | Late::OwnVeth => Observer::everywhere(node.netns(), EXPERIMENT),
+        };
+        thread::sleep(SETTLED);
+        let dropped = agent.drops(web.uid());
+        self.appear(late).unwrap_or_else(|error| panic!("{late:?}: {error}"));
         thread::sleep(QUIET);
         let window = closed(agent, web.uid(), dropped, || observer.payloads(EXPERIMENT));
         drop(flood);
