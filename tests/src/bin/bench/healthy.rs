@@ -67,11 +67,11 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
     ];
     let mut samples = vec![(Series::default(), Series::default()); uses.len()];
     for round in 0..options.healthy_rounds {
-        // Which comes first changes, so that neither gains by it.
-        for armed in [round % 2 == 0, round % 2 == 1] {
-            let _links = armed.then(|| arm.attach());
-            for (used, (with, without)) in uses.iter().zip(&mut samples) {
-                let series = if armed { with } else { without };
+        for (used, (with, without)) in uses.iter().zip(&mut samples) {
+            // Which comes first changes, so that neither gains by it.
+            for armed in [round % 2 == 0, round % 2 == 1] {
+                let _links = armed.then(|| arm.attach());
+                let series = if armed { &mut *with } else { &mut *without };
                 series.push((used.run)());
             }
         }

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) micro_rounds: u32,
     /// Rounds of a healthy pod's traffic
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 200)]
     pub(crate) healthy_rounds: u32,
     /// Rounds of the floods
     #[arg(long, value_name = "N", default_value_t = 40)]
