@@ -130,6 +130,7 @@ fn a_pod_that_sends_all_the_time_is_proved_cut() {
     let flood = Flood::start(web.app(), neighbour.app(), (neighbour.end().v4, 0).into());
     let healthy = Flood::start(other.app(), neighbour.app(), (neighbour.end().v4, 0).into());
     agent.add(&[web.uid()]);
+    agent.await_the_rest(web.uid());
     let watch = Watch::start(&scene);
     let state = || [contents(web.netns()), contents(node.netns()), cgroups(&scene)];
     let before = state();

@@ -149,7 +149,7 @@ impl Cri {
         self.soon.notify_one();
     }
 
-    /// Waits for a look that begins now, as long as one answer may take.
+    /// Waits for a look that begins now, as long as one answer may take and a little longer: that there was none is told too.
     pub async fn look_now(&self) {
         let (waits, over) = oneshot::channel();
         let look = async {
@@ -157,6 +157,6 @@ impl Cri {
                 drop(over.await);
             }
         };
-        drop(timeout(poll::DEADLINE, look).await);
+        drop(timeout(poll::DEADLINE + Duration::from_millis(500), look).await);
     }
 }
