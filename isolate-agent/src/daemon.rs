@@ -4,9 +4,13 @@
 
 mod urgent;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tokio::{
+    runtime::{Builder, Handle, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
@@ -22,6 +26,7 @@ use crate::{
     },
     metrics::{self, Metrics},
     nri::Plugin,
+    priority::{self, RealTime},
     reconcile::{Engine, Looked, PassError},
     settings::Settings,
     watch::{Sign, Watch},
@@ -32,10 +37,7 @@ const FULL_PASS: Duration = Duration::from_secs(10);
 /// Requests that wait for the loop; more make their senders wait.
 const COMMANDS: usize = 64;
 
-/// Threads of the runtime: one for the loop, which blocks for milliseconds while it attaches, one for who asks.
-const THREADS: usize = 2;
-
-/// Before ordinary processes: a pod that uses every core must not delay its own isolation. The loop uses little of one.
+/// Before ordinary processes of the same cgroup: a pod must not delay its own isolation. The loop uses little of a core.
 const NICENESS: i32 = -10;
 
 /// Runs until SIGTERM or SIGINT, or until a part fails.
@@ -44,13 +46,29 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         tracing::debug!(%error, "runs with ordinary priority: no CAP_SYS_NICE");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    runtime.block_on(serve(settings))
+    // The main thread has the loop, which blocks for milliseconds while it attaches, to itself.
+    let [listener, others] = [one_thread("control")?, one_thread("others")?];
+    let runtime = Builder::new_current_thread().enable_all().on_thread_start(priority::ordinary).build()?;
+    runtime.block_on(serve(settings, listener.handle(), others.handle()))
 }
 
-async fn serve(settings: &Settings) -> anyhow::Result<()> {
+/// A thread with a runtime. What blocks gets threads beside it, of ordinary priority.
+fn one_thread(name: &str) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .on_thread_start(priority::ordinary)
+        .enable_all()
+        .build()
+}
+
+/// Requests are taken in on `listener`, where nothing else runs.
+async fn serve(settings: &Settings, listener: &Handle, others: &Handle) -> anyhow::Result<()> {
     // First, so that a second daemon ends here and not with a wait for the lock.
-    let socket = control::bind(settings)?;
+    let socket = {
+        let _runtime = listener.enter();
+        control::bind(settings)?
+    };
     let (cri, poller) = Poller::new(settings.cri_endpoint.as_deref());
     let engine = Engine::open(settings, cri.clone()).await?;
     let counters = SocketCounters::default();
@@ -64,9 +82,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         async move { drop(stopped.wait_for(|stop| *stop).await) }
     };
 
-    let (watch, kernel_log) = (engine.watch(), engine.kernel_log());
-    let plugin =
-        settings.nri.then(|| Plugin::new(&settings.nri_socket, Commands(sender.clone()), cri.clone(), metrics.nri()));
+    let (watch, kernel_log, root) = (engine.watch(), engine.kernel_log(), engine.cgroup_root());
+    let plugin = settings
+        .nri
+        .then(|| Plugin::new(&settings.nri_socket, Commands::ordinary(sender.clone()), cri.clone(), metrics.nri()));
     let nri = plugin.as_ref().map(Plugin::state);
     let reconcile = Loop {
         engine,
@@ -78,14 +97,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         started: false,
         urgent: Urgent::default(),
     };
+    let real_time = RealTime::default();
+    drop(listener.spawn(take_real_time(real_time.clone(), root)));
     let mut parts = JoinSet::new();
     parts.spawn(reconcile.run(watch, told_to_stop()));
-    parts.spawn(poller.counting(metrics.cri()).run(told_to_stop()));
+    parts.spawn_on(poller.counting(metrics.cri()).run(told_to_stop()), others);
     if let Some(plugin) = plugin {
-        parts.spawn(plugin.run(told_to_stop()));
+        parts.spawn_on(plugin.run(told_to_stop()), others);
     }
-    parts.spawn(control::serve(socket, Commands(sender.clone()), counters, told_to_stop()));
-    parts.spawn(metrics::server::run(settings.metrics_addr, metrics, Commands(sender), ready, told_to_stop()));
+    let urgent = Commands::urgent(sender.clone(), real_time);
+    parts.spawn_on(control::serve(socket, urgent, counters, told_to_stop()), listener);
+    let scrapes = Commands::ordinary(sender);
+    parts.spawn_on(metrics::server::run(settings.metrics_addr, metrics, scrapes, ready, told_to_stop()), others);
     // No part: the agent goes on without it.
     if let Some(kernel_log) = kernel_log {
         drop(tokio::spawn(kernel_log.run()));
@@ -105,6 +128,19 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     stop.send_replace(true);
     while parts.join_next().await.is_some() {}
     ended
+}
+
+/// Takes real-time priority for the thread that this runs on, as soon as it may.
+async fn take_real_time(real_time: RealTime, root: Option<PathBuf>) {
+    while !priority::spares_controller(root.as_deref()) {
+        tokio::time::sleep(FULL_PASS).await;
+    }
+    match real_time.take() {
+        Ok(()) => tracing::info!("requests to isolate have real-time priority"),
+        Err(error) => {
+            tracing::info!(%error, "requests to isolate have ordinary priority: they wait where all cores are in use");
+        }
+    }
 }
 
 struct Loop {
@@ -171,7 +207,7 @@ impl Loop {
                     None => again = true,
                 },
                 () = std::future::ready(()), if self.engine.wants_to_arm() => {
-                    // Answers that wait for this thread go out first.
+                    // What has happened meanwhile is taken in first.
                     tokio::task::yield_now().await;
                     self.engine.arm_next();
                 }
@@ -238,7 +274,7 @@ impl Loop {
     async fn carry_out(&mut self, command: Command) {
         // A requester that has gone away wants no answer.
         match command {
-            Command::Add { request, by, received, reply } => {
+            Command::Add { request, by, received, real_time: _lent, reply } => {
                 let outcomes = self.engine.add(&request, &by, received).await;
                 for outcome in &outcomes.results {
                     if let Some(micros) = outcome.enforced_after_us {

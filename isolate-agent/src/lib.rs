@@ -22,6 +22,7 @@ pub mod observed;
 pub mod plan;
 pub mod pod;
 pub mod preview;
+pub mod priority;
 pub mod reconcile;
 pub mod settings;
 pub mod spec;

@@ -42,6 +42,7 @@ mod netkit;
 mod nri;
 mod powers;
 mod preview;
+mod priority;
 mod probes;
 mod reboot;
 mod refused;
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         nri::trials(),
         powers::trials(),
         preview::trials(),
+        priority::trials(),
         verify::trials(),
         full::trials(),
         fuzzed::trials(),

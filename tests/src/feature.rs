@@ -1,6 +1,6 @@
 //! What a test needs of the machine beyond root: probed, never assumed from a version.
 
-use std::{env, process::Command};
+use std::{env, fs, process::Command};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
@@ -21,6 +21,8 @@ pub enum Feature {
     Prometheus,
     /// A kernel with tcx: what has no like among filters.
     Tcx,
+    /// Cgroups with the cpu controller: before they have it the agent takes no real-time priority.
+    CpuController,
     /// A processor on which the agent can do within its deadlines what it is to do: not an emulated one.
     Pace,
 }
@@ -44,6 +46,15 @@ impl Feature {
             Self::Tcx => {
                 let query = SchedClassifier::query_tcx("lo", TcAttachType::Ingress);
                 return query.err().map(|error| format!("ask for tcx programs (Linux 6.6, e420bed02507): {error}"));
+            }
+            Self::CpuController => {
+                let has = |path, separators: &[char]| {
+                    fs::read_to_string(path).is_ok_and(|text| text.split(separators).any(|name| name == "cpu"))
+                };
+                let given = has("/sys/fs/cgroup/cgroup.subtree_control", &[' ', '\n'])
+                    || has("/proc/self/cgroup", &[':', ',', '\n']);
+                return (!given)
+                    .then(|| "no cgroup has the cpu controller: systemd and kubelet give it out".to_owned());
             }
             Self::Pace => {
                 return env::var_os(EMULATED).map(|_| "an emulated processor does not keep its deadlines".to_owned());

@@ -24,6 +24,7 @@ pub use self::{
 };
 use crate::{
     pod::PodUid,
+    priority::{Lent, RealTime},
     verify::{self, Examine, Examined},
 };
 
@@ -38,6 +39,8 @@ pub enum Command {
         by: String,
         /// When the request arrived.
         received: Instant,
+        /// Lent to the loop until the request is carried out.
+        real_time: Lent,
         /// Takes what became of it.
         reply: oneshot::Sender<Outcomes>,
     },
@@ -95,12 +98,27 @@ pub struct Gone;
 
 /// The way to the reconcile loop.
 #[derive(Clone, Debug)]
-pub struct Commands(pub mpsc::Sender<Command>);
+pub struct Commands {
+    sender: mpsc::Sender<Command>,
+    /// For requests to isolate.
+    real_time: RealTime,
+}
 
 impl Commands {
+    /// For who has time.
+    pub fn ordinary(sender: mpsc::Sender<Command>) -> Self {
+        Self::urgent(sender, RealTime::default())
+    }
+
+    /// For who must not wait for a core when it isolates pods.
+    pub const fn urgent(sender: mpsc::Sender<Command>, real_time: RealTime) -> Self {
+        Self { sender, real_time }
+    }
+
     /// Isolates pods. Errors when the loop has ended.
     pub async fn add(&self, request: AddRequest, by: String, received: Instant) -> Result<Outcomes, Gone> {
-        self.ask(|reply| Command::Add { request, by, received, reply }).await
+        let real_time = self.real_time.lend();
+        self.ask(|reply| Command::Add { request, by, received, real_time, reply }).await
     }
 
     /// Releases pods. Errors when the loop has ended.
@@ -130,7 +148,7 @@ impl Commands {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply)).await.map_err(|_closed| Gone)?;
+        self.sender.send(command(reply)).await.map_err(|_closed| Gone)?;
         answer.await.map_err(|_dropped| Gone)
     }
 }

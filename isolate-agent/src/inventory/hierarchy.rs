@@ -74,6 +74,12 @@ impl Unified {
         Ok(Self { path, depth })
     }
 
+    /// The root of the hierarchy, or the folder nearest to it that is mounted.
+    pub(crate) fn root(&self) -> &Path {
+        let steps = self.depth.and_then(|depth| usize::try_from(depth).ok()).unwrap_or_default();
+        self.path.ancestors().nth(steps).unwrap_or(&self.path)
+    }
+
     /// The level of a folder below this one.
     pub(super) fn level(&self, path: &Path) -> Option<u32> {
         let below = path.strip_prefix(&self.path).ok()?.components().count();

@@ -94,15 +94,15 @@ impl Scanner {
     }
 
     /// Reads these pods again, closely, without a walk through the tree if their directories are where they were, and with one
-    /// look at the node's interfaces. Those that are gone are left out.
-    pub async fn pods(&self, uids: BTreeSet<PodUid>) -> Result<BTreeMap<PodUid, Pod>, InventoryError> {
-        let claims = self.cri.known().pods;
-        self.blocking(move |inner| inner.pods(&uids, &claims)).await
+    /// look at the node's interfaces. Those that are gone are left out. Blocks, for who has nothing else to do meanwhile.
+    pub fn pods(&self, uids: &BTreeSet<PodUid>) -> Result<BTreeMap<PodUid, Pod>, InventoryError> {
+        self.inner.pods(uids, &self.cri.known().pods)
     }
 
-    /// The same of one pod. `None` if it is gone.
+    /// The same of one pod, beside this thread. `None` if it is gone.
     pub async fn pod(&self, uid: PodUid) -> Result<Option<Pod>, InventoryError> {
-        Ok(self.pods([uid].into()).await?.remove(&uid))
+        let claims = self.cri.known().pods;
+        self.blocking(move |inner| Ok(inner.pods(&[uid].into(), &claims)?.remove(&uid))).await
     }
 
     /// The pod-level directories of a pod and its processes, as they are now.

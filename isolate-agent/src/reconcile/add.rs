@@ -255,7 +255,7 @@ impl Engine {
     /// Returns what went wrong.
     async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
         let mut errors = Vec::new();
-        match self.scanner.pods(uids.clone()).await {
+        match self.scanner.pods(uids) {
             Ok(pods) => {
                 self.inventory.pods.retain(|uid, _| !uids.contains(uid) || pods.contains_key(uid));
                 let mut seen = Inventory { pods, node: None };

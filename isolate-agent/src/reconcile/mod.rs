@@ -22,6 +22,7 @@ mod uninstall;
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    path::PathBuf,
     time::Instant,
 };
 
@@ -244,6 +245,11 @@ impl Engine {
     /// What wakes whoever runs the engine: the same tree and links that it looks at.
     pub fn watch(&self) -> Watch {
         Watch::new(&self.scanner, self.enforcer.folder())
+    }
+
+    /// The root of the unified hierarchy, as far up as it is mounted.
+    pub fn cgroup_root(&self) -> Option<PathBuf> {
+        self.scanner.hierarchies().unified.as_ref().map(|unified| unified.root().to_path_buf())
     }
 
     /// What the programs in the kernel say about their errors.

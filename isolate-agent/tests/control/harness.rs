@@ -64,7 +64,7 @@ impl Node {
         }));
         let (stop, stopped) = oneshot::channel();
         let counters = SocketCounters::default();
-        let served = tokio::spawn(serve(listener, Commands(sender), counters.clone(), async {
+        let served = tokio::spawn(serve(listener, Commands::ordinary(sender), counters.clone(), async {
             stopped.await.expect("the test stops the server");
         }));
         Self { settings, counters, seen, stop: Some(stop), served: Some(served), folder }
@@ -123,7 +123,7 @@ pub(crate) async fn read_answer(mut stream: UnixStream) -> (u16, String) {
 
 async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
     match command {
-        Command::Add { request, by, received, reply } => {
+        Command::Add { request, by, received, real_time: _, reply } => {
             let codes = request.reason.clone().unwrap_or_default();
             if codes == "slow" {
                 tokio::time::sleep(SLOW).await;

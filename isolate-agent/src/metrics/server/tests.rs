@@ -43,7 +43,7 @@ fn mk_loop(isolated: u32) -> Commands {
             }
         }
     });
-    Commands(sender)
+    Commands::ordinary(sender)
 }
 
 async fn fetch(addr: SocketAddr, path: &str) -> String {
@@ -73,12 +73,12 @@ async fn serves_metrics_and_the_two_probes() {
 async fn a_loop_that_has_ended_or_hangs_is_unhealthy() {
     let (sender, gone) = mpsc::channel(1);
     drop(gone);
-    let served = mk_server(Commands(sender)).await;
+    let served = mk_server(Commands::ordinary(sender)).await;
     assert!(fetch(served.addr, "/healthz").await.starts_with("HTTP/1.1 503"));
     assert!(fetch(served.addr, "/metrics").await.starts_with("HTTP/1.1 503"));
 
     let (sender, _never_read) = mpsc::channel(1);
-    let served = mk_server(Commands(sender)).await;
+    let served = mk_server(Commands::ordinary(sender)).await;
     let answer = fetch(served.addr, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("does not answer"), "{answer}");
 }

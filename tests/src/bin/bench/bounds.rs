@@ -48,8 +48,8 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
         }
         ["cut", "daemon_armed", _] => format!(
             "the median is {} µs. The agent's own work, from the head of the request to the last map write, is {} µs of it, and \
-             {} µs at its 99th percentile; the rest, and the slow ones, are waits of two processes for a core that the pod's flood, \
-             its receiver and the daemon share.",
+             {} µs at its 99th percentile. It has real-time priority; the rest, and the slow ones, are waits of the pod's flood, its \
+             receiver and the requester for a core that the kernel, and whoever else has the machine, share with them.",
             median("cut.daemon_armed.last_out"),
             median("cut.daemon_armed.enforced"),
             report.summary("cut.daemon_armed.enforced").map_or_else(String::new, |summary| figure(summary.p99)),
