@@ -16,7 +16,8 @@ trials![
     kill_9_under_a_flood,
     a_stop_changes_nothing,
     a_lost_record_is_recovered,
-    what_lies_in_the_socket_is_carried_out
+    what_lies_in_the_socket_is_carried_out,
+    of_a_daemon_that_hangs_nothing_is_loosened_later,
 ];
 
 /// Long enough for hundreds of datagrams of each flood to be dropped.
@@ -108,4 +109,36 @@ fn what_lies_in_the_socket_is_carried_out() {
         assert_eq!(status, 200, "{said}");
     });
     path.assert_cut();
+}
+
+/// Commands are told, and end. What they asked for comes true later only if it cuts.
+fn of_a_daemon_that_hangs_nothing_is_loosened_later() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, .. } = &scene;
+    let daemon = agent.daemon();
+    let path = Path::shown(Channel::ORDINARY, web.end(), neighbour.end());
+    let kept = Path::shown(Channel::ORDINARY, neighbour.loopback(), neighbour.loopback());
+    agent.add(&[neighbour.uid()]);
+    daemon.hold();
+    let pid = format!("pid {}", daemon.pid());
+    let late = "may do once it goes on";
+    thread::scope(|scope| {
+        let asked = [
+            (scope.spawn(|| agent.run(&["add", web.uid()])), true),
+            (scope.spawn(|| agent.run(&["remove", neighbour.uid()])), false),
+            (scope.spawn(|| agent.run(&["add", neighbour.uid(), "--keep-loopback"])), false),
+            (scope.spawn(|| agent.run(&["add", neighbour.uid(), "--for", "1s"])), false),
+        ];
+        for (command, comes_true) in asked {
+            let said = command.join().expect("it ends").expect(1);
+            assert!(said.stderr.contains(&pid), "{}", said.text());
+            assert_eq!(said.stderr.contains(late), comes_true, "{}", said.text());
+        }
+    });
+    daemon.go_on();
+    wait::until("what cuts is carried out", || agent.isolated().len() == 2);
+    path.assert_cut();
+    daemon.await_pass();
+    assert!(agent.isolation(neighbour.uid()).get("until").is_none());
+    kept.assert_cut();
 }

@@ -60,7 +60,7 @@ async fn outcomes(request: AddRequest, args: &Add, settings: &Settings) -> Resul
     if request.keep_probes && request.probe_ports.is_empty() {
         return probes::add(request, &args.specification, settings).await;
     }
-    Backend::open(settings.clone()).await?.add(request).await
+    Backend::for_add(settings.clone(), &request).await?.add(request).await
 }
 
 /// A part of a second counts as a whole one: a limit never ends early.

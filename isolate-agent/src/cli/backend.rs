@@ -17,7 +17,7 @@ use super::{CliError, output};
 /// Who does the work of one command.
 #[derive(Debug)]
 pub(crate) enum Backend {
-    /// The daemon; and where this process would find what it needs if the daemon went away.
+    /// The daemon, if there is one; and where this process would find what it needs if the daemon went away.
     Daemon(Client, Box<Settings>),
     /// This process.
     Direct(Box<Direct>),
@@ -30,6 +30,15 @@ impl Backend {
             Ok(client) => Ok(Self::Daemon(client, Box::new(settings))),
             Err(cause) => Ok(Self::Direct(direct(&settings, cause).await?)),
         }
+    }
+
+    /// The same for this request: where it only cuts, and may come true late, the daemon is found with it, and the pod is cut
+    /// the sooner.
+    pub(crate) async fn for_add(settings: Settings, request: &AddRequest) -> Result<Self, CliError> {
+        if request.only_cuts() {
+            return Ok(Self::Daemon(Client::new(&settings.socket(), say_waiting), Box::new(settings)));
+        }
+        Self::open(settings).await
     }
 
     /// Isolates pods.

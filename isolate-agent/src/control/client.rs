@@ -24,6 +24,8 @@ use super::protocol::{AddRequest, Code, ErrorBody, Outcomes, RemoveRequest, Stat
 
 /// Time for the daemon to show that it is alive.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for an answer before a daemon that has not been heard of is asked whether it is alive.
+const SOON: Duration = Duration::from_millis(500);
 /// Largest answer: a status of 65,536 isolated pods with all their hooks takes half of it.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
@@ -48,11 +50,12 @@ pub enum ClientError {
     },
     /// A daemon has the socket and does not answer.
     #[error(
-        "the daemon on {} ({}) has not answered for {} s: what is isolated stays isolated. If it does not recover, \
+        "the daemon on {} ({}) has not answered for {} s: what is isolated stays isolated{}. If it does not recover, \
          end it with `kill -9 {}` and run this command again: it then does the work itself",
         path.display(),
         pid.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}")),
         HELLO_TIMEOUT.as_secs(),
+        if *asked { ", and what it was asked to do it may do once it goes on" } else { "" },
         pid.map_or_else(|| "<its pid>".to_owned(), |pid| pid.to_string()),
     )]
     Hangs {
@@ -60,6 +63,8 @@ pub enum ClientError {
         path: PathBuf,
         /// Who listens on it, where its pid namespace can be seen.
         pid: Option<i32>,
+        /// Whether a request waits for it.
+        asked: bool,
     },
     /// It went away before it answered.
     #[error("the daemon on {} went away before it answered", path.display())]
@@ -107,7 +112,7 @@ pub enum ClientError {
     },
 }
 
-/// A daemon that answered once.
+/// The daemon on a socket.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -115,11 +120,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds the daemon that answers on this socket. `on_wait` is called every few seconds while it works.
+    /// The daemon that may answer on this socket. `on_wait` is called every few seconds while it works.
+    pub fn new(path: &Path, on_wait: fn(Duration)) -> Self {
+        Self { path: path.to_owned(), on_wait }
+    }
+
+    /// The same, if it answers now. What is asked of a process that was stopped lies in its socket, and is carried out once it goes
+    /// on, whatever its sender has done meanwhile.
     pub async fn open(path: &Path, on_wait: fn(Duration)) -> Result<Self, ClientError> {
-        let client = Self { path: path.to_owned(), on_wait };
-        // Before the request: one that lies in the socket of a stopped process would be carried out whenever it
-        // goes on, after its sender was told that it was not.
+        let client = Self::new(path, on_wait);
         client.hello().await?;
         Ok(client)
     }
@@ -148,12 +157,24 @@ impl Client {
     async fn ask<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Bytes) -> Result<T, ClientError> {
         let started = Instant::now();
         let mut answer = pin!(self.exchange(method, uri, body));
+        let mut patience = SOON;
         let (status, bytes) = loop {
-            if let Ok(answer) = timeout(HELLO_TIMEOUT, answer.as_mut()).await {
+            if let Ok(answer) = timeout(patience, answer.as_mut()).await {
                 break answer?;
             }
-            self.hello().await?;
-            (self.on_wait)(started.elapsed());
+            // What comes meanwhile is taken.
+            tokio::select! {
+                biased;
+                answer = answer.as_mut() => break answer?,
+                alive = self.hello() => alive.map_err(|error| match error {
+                    ClientError::Hangs { path, pid, .. } => ClientError::Hangs { path, pid, asked: true },
+                    other => other,
+                })?,
+            }
+            if patience == HELLO_TIMEOUT {
+                (self.on_wait)(started.elapsed());
+            }
+            patience = HELLO_TIMEOUT;
         };
         if status == StatusCode::SERVICE_UNAVAILABLE {
             return Err(ClientError::Leaving { path: self.path.clone() });
@@ -172,7 +193,7 @@ impl Client {
         let greeting = self.send(stream, Method::HEAD, "/v1/openapi.json", Bytes::new());
         match timeout(HELLO_TIMEOUT, greeting).await {
             Ok(answer) => answer.map(drop),
-            Err(_elapsed) => Err(ClientError::Hangs { path: self.path.clone(), pid }),
+            Err(_elapsed) => Err(ClientError::Hangs { path: self.path.clone(), pid, asked: false }),
         }
     }
 
@@ -190,7 +211,7 @@ impl Client {
             match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon { path, source },
                 // So many connections wait that the kernel takes no more: nobody accepts them.
-                io::ErrorKind::WouldBlock => ClientError::Hangs { path, pid: None },
+                io::ErrorKind::WouldBlock => ClientError::Hangs { path, pid: None, asked: false },
                 _ => ClientError::Connect { path, source },
             }
         })

@@ -123,6 +123,12 @@ impl AddRequest {
         Ok(())
     }
 
+    /// Whether nothing can pass or end because of it.
+    pub fn only_cuts(&self) -> bool {
+        let exempts = self.keep_loopback || self.keep_probes || !self.allow.is_empty();
+        !exempts && self.for_secs.is_none() && self.until.is_none()
+    }
+
     /// The addresses that are to be allowed.
     pub fn allowed(&self) -> Result<Vec<Allow>, AllowError> {
         if self.allow.len() > MAX_ALLOWED {

@@ -57,8 +57,8 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
         ["cut", "cli_armed", _] => format!(
             "the pod is off the network after {} µs of the {} µs (the iptables way: {} of {}). The daemon's answer takes {} µs: the \
              record's way to the disk, and a second look at the pod. The start and the end of a process that does nothing take {} µs \
-             here. The rest is a connection before that of the request, which tells a daemon that is alive from one that would carry the \
-             request out some time later.",
+             here; at the end of each of its waits it needs a \
+             core beside the flood and its receiver.",
             median("cut.cli_armed.last_out"),
             median("cut.cli_armed.whole"),
             median("cut.nsenter_iptables.last_out"),
