@@ -38,6 +38,8 @@ const WITHOUT_TCX: &[&str] = &[
     "clsact::",
     "powers::",
     "upgrade::",
+    "limit::",
+    "priority::",
     "escape::bridged",
     "escape::changing",
     "escape::routed",
@@ -46,6 +48,7 @@ const WITHOUT_TCX: &[&str] = &[
     "escape::macvlan",
     "escape::ipvlan",
     "escape::host_network",
+    "escape::the_window",
     // From tcx to filters.
     "!clsact::from_links",
     // Detaches links, and filters have none.
@@ -67,6 +70,8 @@ const WITH_NETKIT: &[&str] = &[
     "repair::",
     "upgrade::",
     "escape::netkit",
+    "limit::",
+    "priority::",
     "escape::bridged",
     "escape::changing",
     "escape::routed",
@@ -75,6 +80,7 @@ const WITH_NETKIT: &[&str] = &[
     "escape::macvlan",
     "escape::ipvlan",
     "escape::host_network",
+    "escape::the_window",
     "!clsact::",
     "!_while_probed",
 ];
