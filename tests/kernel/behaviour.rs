@@ -9,6 +9,7 @@ use isolate_tests::{
     kubelet::{Container, Kubelet, Marks, Numbers},
     node::Node,
     pod::Spec,
+    wait,
     wire::{Family, Kind},
 };
 
@@ -87,7 +88,7 @@ fn kubelet_tells_the_ports() {
     let agent = agent.clone().with_daemon_option("--kubelet-cgroup", &kubelet.cgroup().display().to_string());
     let _daemon = agent.daemon();
     let service = node.process();
-    let listener = service.socket(Kind::Tcp, Family::V4, Duration::from_secs(5));
+    let listener = service.socket(Kind::Tcp, Family::V4, wait::DEADLINE);
     let url = format!("http://{}", listener.bind((Ipv4Addr::LOCALHOST, 0).into()));
     let mut adding = agent.command(&["add", web.uid(), "--preserve", "--kubelet-url", &url]);
     let adding = adding.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the agent can be started");
