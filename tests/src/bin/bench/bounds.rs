@@ -48,8 +48,8 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
         }
         ["cut", "daemon_armed", _] => format!(
             "the median is {} µs. The agent's own work, from the head of the request to the last map write, is {} µs of it, and \
-             {} µs at its 99th percentile. It has real-time priority; the rest, and the slow ones, are waits of the pod's flood, its \
-             receiver and the requester for a core that the kernel, and whoever else has the machine, share with them.",
+             {} µs at its 99th percentile, with real-time priority: a wake-up from thread to thread, two attaches to the pod's cgroup, and \
+             map writes. The rest is the request's way, and the requester's waits for a core beside the pod's flood and its receiver.",
             median("cut.daemon_armed.last_out"),
             median("cut.daemon_armed.enforced"),
             report.summary("cut.daemon_armed.enforced").map_or_else(String::new, |summary| figure(summary.p99)),
@@ -57,8 +57,7 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
         ["cut", "cli_armed", _] => format!(
             "the pod is off the network after {} µs of the {} µs (the iptables way: {} of {}). The daemon's answer takes {} µs: the \
              record's way to the disk, and a second look at the pod. The start and the end of a process that does nothing take {} µs \
-             here; at the end of each of its waits it needs a \
-             core beside the flood and its receiver.",
+             here; at the end of each of its waits it needs a core beside the flood and its receiver.",
             median("cut.cli_armed.last_out"),
             median("cut.cli_armed.whole"),
             median("cut.nsenter_iptables.last_out"),
