@@ -251,7 +251,7 @@ pub fn isolation(
     slot: Option<Slot>,
     observed: &Observed,
     unattachable: &Unattachable,
-    counters: Option<SlotCounters>,
+    counters: Option<&SlotCounters>,
 ) -> Isolation {
     let hooks = pod.map_or_else(Vec::new, |pod| hooks(pod, slot, observed, unattachable));
     let open = pod.map_or_else(Vec::new, |pod| open_ways(pod, &hooks));
@@ -291,8 +291,8 @@ pub fn isolation(
         coverage,
         open,
         hooks,
-        exempted: counters.map_or_else(Vec::new, |counters| exempted(&counters)),
-        drops: counters.map_or_else(Vec::new, |counters| drops(&counters)),
+        exempted: counters.map_or_else(Vec::new, exempted),
+        drops: counters.map_or_else(Vec::new, drops),
     }
 }
 

@@ -65,7 +65,7 @@ impl<K: Key> Keys<K> {
     /// is nobody's: the planner then sets or drops the key, in both.
     pub(super) fn observe(&self, table: BorrowedFd<'_>) -> Result<BTreeMap<K, Slot>, EnforceError> {
         let table: Vec<Near> =
-            sys::array_values(table, PLACES).map_err(|error| failed("read", self.names[1])(error.into()))?;
+            sys::array_values(table, 0, PLACES, 1).map_err(|error| failed("read", self.names[1])(error.into()))?;
         let agreed = |(key, slot): (K, Slot)| {
             let number = key.raw().into();
             let place = usize::try_from(Near::place(number)).expect("some thousands");

@@ -1,6 +1,8 @@
 //! The pinned maps: opened with a look at their definition, written one entry at a time, read whole.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -19,6 +21,9 @@ use crate::{
     inventory::{CgroupId, IfIndex},
     observed::{Observed, Slot},
 };
+
+/// Slots whose counters are read with one call.
+const AT_ONCE: u32 = 64;
 
 /// The pinned maps.
 pub(super) struct Maps {
@@ -127,7 +132,7 @@ impl Maps {
         let fd = |name| self.fd(name).expect("all are opened together");
         observed.cgroup_keys = self.cgroup.observe(fd(names::NEAR_CGROUP))?;
         observed.veth_keys = self.veth.observe(fd(names::NEAR_VETH))?;
-        let policies = sys::array_values(fd(names::POLICY), self.policy.len());
+        let policies = sys::array_values(fd(names::POLICY), 0, self.policy.len(), 1);
         let policies = policies.map_err(|error| failed("read", names::POLICY)(error.into()))?;
         let in_use = (0..).map(Slot).zip(policies).filter(|(_, policy): &(_, Policy)| policy.is_in_use());
         observed.policies.extend(in_use);
@@ -195,14 +200,38 @@ impl Maps {
         self.veth.drop(ifindex, &mut observed.veth_keys)
     }
 
-    /// What one slot's programs dropped, over all CPUs.
-    pub(super) fn counters(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
-        let per_cpu = self.counters.get(&slot.0, 0).map_err(failed("read", names::COUNTERS))?;
-        let mut sum = SlotCounters::default();
-        for counters in per_cpu.iter() {
-            sum.add(counters);
+    /// What these slots' programs dropped, over all CPUs.
+    pub(super) fn counters(&self, slots: &BTreeSet<Slot>) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
+        let failed = |error: io::Error| failed("read", names::COUNTERS)(error.into());
+        let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
+        let slots: Vec<Slot> = slots.iter().copied().collect();
+        let mut all = BTreeMap::new();
+        for near in slots.chunk_by(|one, next| one.0 / AT_ONCE == next.0 / AT_ONCE) {
+            match self.counters_at_once(near, cpus) {
+                Err(error) if error.raw_os_error() == Some(sys::ENOTSUPP) => {
+                    for slot in near {
+                        all.insert(*slot, self.counters_of_one(*slot)?);
+                    }
+                }
+                read => all.extend(read.map_err(failed)?),
+            }
         }
-        Ok(sum)
+        Ok(all)
+    }
+
+    /// The same of slots in ascending order, by one call for all from the first to the last.
+    fn counters_at_once(&self, slots: &[Slot], cpus: usize) -> io::Result<Vec<(Slot, SlotCounters)>> {
+        let (Slot(first), Slot(last)) = (slots[0], slots[slots.len() - 1]);
+        let fd = self.fd(names::COUNTERS).expect("all are opened together");
+        let values = sys::array_values(fd, first, last - first + 1, cpus)?;
+        let each = (first..).map(Slot).zip(values.chunks(cpus));
+        let asked_for = each.filter(|(slot, _)| slots.binary_search(slot).is_ok());
+        Ok(asked_for.map(|(slot, per_cpu)| (slot, sum(per_cpu))).collect())
+    }
+
+    /// The same of one slot, by a call that every kernel has.
+    fn counters_of_one(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
+        self.counters.get(&slot.0, 0).map(|per_cpu| sum(&per_cpu)).map_err(failed("read", names::COUNTERS))
     }
 
     /// Errors in the programs, over all CPUs.
@@ -228,7 +257,15 @@ pub(super) fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn per_cpu_zeroes<T: Default + Pod>() -> Result<PerCpuValues<T>, std::io::Error> {
+fn sum(per_cpu: &[SlotCounters]) -> SlotCounters {
+    let mut sum = SlotCounters::default();
+    for counters in per_cpu {
+        sum.add(counters);
+    }
+    sum
+}
+
+fn per_cpu_zeroes<T: Default + Pod>() -> Result<PerCpuValues<T>, io::Error> {
     let cpus = nr_cpus().map_err(|(_, error)| error)?;
     PerCpuValues::try_from(vec![T::default(); cpus])
 }

@@ -25,6 +25,7 @@ mod tc;
 mod upgrade;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     os::unix::fs::MetadataExt as _,
@@ -346,9 +347,9 @@ impl Enforcer {
         }
     }
 
-    /// What one slot's programs dropped, over all CPUs.
-    pub fn counters(&self, slot: Slot) -> Result<SlotCounters, EnforceError> {
-        self.maps.counters(slot)
+    /// What these slots' programs dropped, over all CPUs.
+    pub fn counters(&self, slots: &BTreeSet<Slot>) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
+        self.maps.counters(slots)
     }
 
     /// What the programs say about their errors; none where the kernel does not let it be read.

@@ -20,6 +20,9 @@ use aya_obj::generated::{
 
 use crate::fault;
 
+/// The kernel's word for a command that this kind of map does not have; `errno(3)` does not know it.
+pub(super) const ENOTSUPP: i32 = 524;
+
 /// Where a link is to be attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'fd> {
@@ -104,13 +107,22 @@ pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// `BPF_MAP_LOOKUP_BATCH`: the first `count` values of an array (since Linux 5.6). One call where thousands of slots would
-/// take thousands of them.
-pub(super) fn array_values<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<T>> {
+/// `BPF_MAP_LOOKUP_BATCH`: the `count` values of an array from index `first` on, of each its `each` in turn: those of all possible
+/// CPUs if the array is per CPU, else one. One call where thousands of slots would take thousands of them. Since Linux 5.6; per
+/// CPU since 5.13 (commit f008d732ab18), ENOTSUPP before. A value's size must be a multiple of 8 bytes if there are several.
+pub(super) fn array_values<T: Pod + Default>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: u32,
+    each: usize,
+) -> io::Result<Vec<T>> {
     let length = usize::try_from(count).map_err(io::Error::other)?;
-    let (mut keys, mut values, mut next) = (vec![0_u32; length], vec![T::default(); length], 0_u32);
+    let (mut keys, mut values, mut next) = (vec![0_u32; length], vec![T::default(); length * each], 0_u32);
     let mut attr = zeroed();
     attr.batch.map_fd = as_fd_field(map.as_raw_fd());
+    // The index before the first one, where there is one.
+    let before = first.checked_sub(1);
+    attr.batch.in_batch = before.as_ref().map_or(0, |before| std::ptr::from_ref(before) as u64);
     attr.batch.out_batch = (&raw mut next) as u64;
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;

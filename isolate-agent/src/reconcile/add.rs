@@ -292,7 +292,7 @@ impl Engine {
 
     fn report(&self, text: &str, uid: PodUid, slot: Option<Slot>, unsaved: Option<&str>, errors: &[String]) -> Outcome {
         let entry = &self.desired[&uid];
-        let Isolation { coverage, open, hooks, .. } = self.isolation(&uid, entry, slot, None);
+        let Isolation { coverage, open, hooks, .. } = self.isolation(&uid, entry, slot, None, None);
         let called = self.called(&uid);
         let uncut = coverage == Coverage::Partial && hooks.iter().all(|hook| hook.state != HookState::Holding);
         let mut message = match coverage {

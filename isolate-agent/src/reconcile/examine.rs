@@ -60,8 +60,8 @@ impl Engine {
         remember(&self.inventory, &mut seen, &observed);
         let pod = seen.pods.remove(&uid).expect("it was put there above");
         let slot = observed.slots().get(&uid).copied();
-        let counters = match slot.map(|slot| self.enforcer.counters(slot)).transpose() {
-            Ok(counters) => counters.unwrap_or_default(),
+        let counters = match self.enforcer.counters(&slot.into_iter().collect()) {
+            Ok(counters) => counters.into_values().next().unwrap_or_default(),
             Err(error) => {
                 return other(Code::Failed, format!("pod {called} cannot be verified: {error}; it stays isolated"));
             }

@@ -1,12 +1,14 @@
 //! What the engine shows of itself.
 
+use std::collections::BTreeMap;
+
+use isolate_common::{KernelError, SlotCounters};
 use jiff::Timestamp;
 
 use super::Engine;
 use crate::{
     control::protocol::{Isolation, KernelErrorCount, RuntimeStatus, Status},
     desired::Entry,
-    enforce::EnforceError,
     limit::Now,
     observed::{Observed, Slot},
     pod::PodUid,
@@ -35,10 +37,7 @@ impl Engine {
             warnings.push(error.to_string());
             Vec::new()
         });
-        let count = |(error, count): (isolate_common::KernelError, u64)| KernelErrorCount {
-            error: error.name().to_owned(),
-            count,
-        };
+        let count = |(error, count): (KernelError, u64)| KernelErrorCount { error: error.name().to_owned(), count };
         let (pods_armed, unarmed) = status::arming(
             &self.inventory,
             &self.cri.known().pods,
@@ -47,6 +46,10 @@ impl Engine {
             &self.unattachable,
         );
         let slots = self.observed.slots();
+        let counters = self.enforcer.counters(&slots.values().copied().collect()).unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            BTreeMap::new()
+        });
         let now = Now::read().ok();
         Status {
             taken_at: Timestamp::now(),
@@ -54,7 +57,11 @@ impl Engine {
             isolations: self
                 .desired
                 .iter()
-                .map(|(uid, entry)| self.isolation(uid, entry, slots.get(uid).copied(), now.as_ref()))
+                .map(|(uid, entry)| {
+                    let slot = slots.get(uid).copied();
+                    let counters = slot.and_then(|slot| counters.get(&slot));
+                    self.isolation(uid, entry, slot, counters, now.as_ref())
+                })
                 .collect(),
             pods: self.inventory.pods.len(),
             pods_armed,
@@ -82,12 +89,14 @@ impl Engine {
     }
 
     /// One isolated pod, as [`Self::status`] has it.
-    pub(super) fn isolation(&self, uid: &PodUid, entry: &Entry, slot: Option<Slot>, now: Option<&Now>) -> Isolation {
-        let counters = slot.map(|slot| self.enforcer.counters(slot)).transpose();
-        let counters = counters.unwrap_or_else(|error: EnforceError| {
-            tracing::error!(%uid, %error, "its counters cannot be read");
-            None
-        });
+    pub(super) fn isolation(
+        &self,
+        uid: &PodUid,
+        entry: &Entry,
+        slot: Option<Slot>,
+        counters: Option<&SlotCounters>,
+        now: Option<&Now>,
+    ) -> Isolation {
         let observed: &Observed = &self.observed;
         let facts = self.cri.facts(uid);
         let pod = self.inventory.pods.get(uid);
