@@ -14,6 +14,12 @@ pub(super) struct Samples<'a> {
     before: Vec<String>,
 }
 
+/// What the samples of all pods share in one series of each.
+pub(super) struct SeriesOfPods {
+    before: String,
+    after: String,
+}
+
 impl<'a> Samples<'a> {
     /// Writes what is told of the family itself.
     pub(super) fn of(family: Family, text: &'a mut String) -> Self {
@@ -37,6 +43,23 @@ impl<'a> Samples<'a> {
         self.series(values);
         self.text.push_str(itoa::Buffer::new().format(sample));
         self.text.push('\n');
+    }
+
+    /// The series of all pods that have these values of the family's labels but the first, which is the pod.
+    pub(super) fn series_of_pods<const N: usize>(&self, others: [&str; N]) -> SeriesOfPods {
+        assert_eq!(self.before.len(), 1 + N, "as many values as the family has labels");
+        let mut after: String =
+            self.before[1..].iter().zip(others).flat_map(|(before, value)| [before.as_str(), value]).collect();
+        after.push_str("\"} ");
+        SeriesOfPods { before: format!("{}{}", self.name, self.before[0]), after }
+    }
+
+    /// The sample of one pod.
+    pub(super) fn put_of_pod(&mut self, series: &SeriesOfPods, uid: &str, sample: impl itoa::Integer) {
+        let mut digits = itoa::Buffer::new();
+        for piece in [&series.before, uid, &series.after, digits.format(sample), "\n"] {
+            self.text.push_str(piece);
+        }
     }
 
     /// A point in time, in seconds.

@@ -1,11 +1,11 @@
 //! One scrape: the samples of every family, from a [`Status`] and what the loop has fed. Reads only.
 
-use isolate_common::{DIRECTIONS, Direction, EXEMPTIONS, HOOKS, Hook, KernelError, LAYOUT_VERSION};
+use isolate_common::{DIRECTIONS, EXEMPTIONS, HOOKS, KernelError, LAYOUT_VERSION};
 
 use super::{
     Inner,
     family::{Family, Kind},
-    samples::Samples,
+    samples::{Samples, SeriesOfPods},
 };
 use crate::{
     REVISION,
@@ -28,9 +28,10 @@ fn samples(to: &mut Samples<'_>, family: Family, fed: &Inner, status: &Status) {
         Family::Start => to.put_secs(fed.started_secs),
         Family::IsolatedPods => to.put([], status.isolations.len()),
         Family::PodCoverage => {
+            let series = COVERAGES.map(|(coverage, name)| (coverage, to.series_of_pods([name])));
             for isolation in &status.isolations {
-                for (coverage, name) in COVERAGES {
-                    to.put([&isolation.uid, name], u32::from(isolation.coverage == coverage));
+                for (coverage, series) in &series {
+                    to.put_of_pod(series, &isolation.uid, u32::from(isolation.coverage == *coverage));
                 }
             }
         }
@@ -39,19 +40,19 @@ fn samples(to: &mut Samples<'_>, family: Family, fed: &Inner, status: &Status) {
                 to.put([&isolation.uid], isolation.since.as_second());
             }
         }
-        Family::HookAttached => each_hook(&status.isolations, |isolation, hook, direction| {
-            if let Some(holds) = holds(isolation, hook, direction) {
-                to.put([&isolation.uid, hook.name(), direction.name()], u32::from(holds));
+        Family::HookAttached => {
+            let series = places().map(|(hook, direction)| to.series_of_pods([hook, direction]));
+            let series: Vec<SeriesOfPods> = series.collect();
+            for isolation in &status.isolations {
+                for (series, holds) in series.iter().zip(holding(isolation)) {
+                    if let Some(holds) = holds {
+                        to.put_of_pod(series, &isolation.uid, u32::from(holds));
+                    }
+                }
             }
-        }),
-        Family::DroppedPackets => each_hook(&status.isolations, |isolation, hook, direction| {
-            let packets = dropped(isolation, hook, direction).map(|drops| drops.packets).sum::<u64>();
-            to.put([&isolation.uid, direction.name(), hook.name()], packets);
-        }),
-        Family::DroppedBytes => each_hook(&status.isolations, |isolation, hook, direction| {
-            let bytes = dropped(isolation, hook, direction).map(|drops| drops.bytes).sum::<u64>();
-            to.put([&isolation.uid, direction.name(), hook.name()], bytes);
-        }),
+        }
+        Family::DroppedPackets => dropped(to, &status.isolations, |drops| drops.packets),
+        Family::DroppedBytes => dropped(to, &status.isolations, |drops| drops.bytes),
         Family::ExemptedPackets => each_exempted(&status.isolations, |labels, exempted| {
             to.put(labels, exempted.map(|exempted| exempted.packets).unwrap_or_default());
         }),
@@ -103,27 +104,45 @@ fn since_then(to: &mut Samples<'_>, secs: f64) {
     }
 }
 
-/// Whether the hook holds in every place it belongs; `None` where the pod has no place for it.
-fn holds(isolation: &Isolation, hook: Hook, direction: Direction) -> Option<bool> {
-    isolation
-        .hooks
-        .iter()
-        .filter(|status| status.hook == hook.name() && status.direction == direction.name())
-        .filter(|status| !matches!(status.state, HookState::NotApplicable | HookState::Pending))
-        .map(|status| status.state == HookState::Holding)
-        .reduce(|all, one| all && one)
+/// How many hooks there are, by direction.
+const PLACES: usize = HOOKS.len() * DIRECTIONS.len();
+
+/// Their names, in the order of their samples.
+fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HOOKS.into_iter().flat_map(|hook| DIRECTIONS.map(|direction| (hook.name(), direction.name())))
 }
 
-fn dropped(isolation: &Isolation, hook: Hook, direction: Direction) -> impl Iterator<Item = &Drops> {
-    isolation.drops.iter().filter(move |drops| drops.hook == hook.name() && drops.direction == direction.name())
+/// Where in that order a hook is.
+fn place(hook: &str, direction: &str) -> Option<usize> {
+    places().position(|place| place == (hook, direction))
 }
 
-fn each_hook(isolations: &[Isolation], mut put: impl FnMut(&Isolation, Hook, Direction)) {
+/// Whether each hook holds wherever it belongs; `None` where the pod has no place for it.
+fn holding(isolation: &Isolation) -> [Option<bool>; PLACES] {
+    let mut holding = [None; PLACES];
+    for status in &isolation.hooks {
+        if let (Some(place), HookState::Holding | HookState::Missing) =
+            (place(&status.hook, &status.direction), status.state)
+        {
+            let holds = holding[place].get_or_insert(true);
+            *holds &= status.state == HookState::Holding;
+        }
+    }
+    holding
+}
+
+/// What each hook dropped of each pod.
+fn dropped(to: &mut Samples<'_>, isolations: &[Isolation], count: impl Fn(&Drops) -> u64) {
+    let series: Vec<SeriesOfPods> = places().map(|(hook, direction)| to.series_of_pods([direction, hook])).collect();
     for isolation in isolations {
-        for hook in HOOKS {
-            for direction in DIRECTIONS {
-                put(isolation, hook, direction);
+        let mut sums = [0; PLACES];
+        for drops in &isolation.drops {
+            if let Some(place) = place(&drops.hook, &drops.direction) {
+                sums[place] += count(drops);
             }
+        }
+        for (series, sum) in series.iter().zip(sums) {
+            to.put_of_pod(series, &isolation.uid, sum);
         }
     }
 }
