@@ -275,7 +275,8 @@ impl Loop {
         // A requester that has gone away wants no answer.
         match command {
             Command::Add { request, by, received, real_time: _lent, reply } => {
-                let outcomes = self.engine.add(&request, &by, received).await;
+                let by = async { by.await.unwrap_or_else(|_gone| "unknown".to_owned()) };
+                let outcomes = self.engine.add(&request, by, received).await;
                 for outcome in &outcomes.results {
                     if let Some(micros) = outcome.enforced_after_us {
                         self.metrics.enforced(Duration::from_micros(micros));

@@ -51,7 +51,7 @@ impl Backend {
                 Err(cause) => direct(&settings, cause).await?,
             },
         };
-        Ok(direct.add(&request, &myself(), received).await)
+        Ok(direct.add(&request, async { myself() }, received).await)
     }
 
     /// Releases pods.
@@ -108,7 +108,7 @@ async fn direct(settings: &Settings, cause: ClientError) -> Result<Box<Direct>, 
 }
 
 fn myself() -> String {
-    Requester::of_this_process().to_string()
+    Requester::of_this_process().describe()
 }
 
 fn say_waiting(elapsed: Duration) {

@@ -35,8 +35,8 @@ pub enum Command {
     Add {
         /// Which and how.
         request: AddRequest,
-        /// Who asks, for the record.
-        by: String,
+        /// Who asks, for the record: told while the pods are being cut off.
+        by: oneshot::Receiver<String>,
         /// When the request arrived.
         received: Instant,
         /// Lent to the loop until the request is carried out.
@@ -115,10 +115,18 @@ impl Commands {
         Self { sender, real_time }
     }
 
-    /// Isolates pods. Errors when the loop has ended.
-    pub async fn add(&self, request: AddRequest, by: String, received: Instant) -> Result<Outcomes, Gone> {
-        let real_time = self.real_time.lend();
-        self.ask(|reply| Command::Add { request, by, received, real_time, reply }).await
+    /// Isolates pods. `by` looks up who asks, while the loop is at work. Errors when the loop has ended.
+    pub async fn add(
+        &self,
+        request: AddRequest,
+        by: impl FnOnce() -> String,
+        received: Instant,
+    ) -> Result<Outcomes, Gone> {
+        let (real_time, (teller, told)) = (self.real_time.lend(), oneshot::channel());
+        let answer = self.send(|reply| Command::Add { request, by: told, received, real_time, reply }).await?;
+        // A request that is refused wants no name.
+        let _wanted = teller.send(by());
+        answer.await.map_err(|_dropped| Gone)
     }
 
     /// Releases pods. Errors when the loop has ended.
@@ -147,9 +155,13 @@ impl Commands {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+        self.send(command).await?.await.map_err(|_dropped| Gone)
+    }
+
+    async fn send<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<oneshot::Receiver<T>, Gone> {
         let (reply, answer) = oneshot::channel();
         self.sender.send(command(reply)).await.map_err(|_closed| Gone)?;
-        answer.await.map_err(|_dropped| Gone)
+        Ok(answer)
     }
 }
 

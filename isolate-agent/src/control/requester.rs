@@ -1,6 +1,6 @@
 //! Who asks: from the socket's peer credentials and from procfs, for the record and the log. Decides nothing.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fs, io};
 
 use tokio::net::{UnixStream, unix::UCred};
 
@@ -18,41 +18,49 @@ pub struct Requester {
     pub pid: Option<i32>,
     /// The pod that it runs in, if it runs in one.
     pub pod: Option<PodUid>,
-    /// Name of the user who logged in to start it, or else of `uid`.
-    name: String,
-    command: Option<String>,
+    /// Whether it had ended by the time it was looked at: its pod cannot be told then.
+    pub ended: bool,
 }
 
 impl Requester {
     /// The process at the other end of a connection.
     pub fn of_peer(stream: &UnixStream) -> io::Result<Self> {
         let peer: UCred = stream.peer_cred()?;
-        Ok(Self::look_up(peer.uid(), peer.pid().filter(|pid| *pid > 0)))
+        Ok(Self::of(peer.uid(), peer.pid().filter(|pid| *pid > 0)))
     }
 
     /// This process: a command that does the work itself.
     pub fn of_this_process() -> Self {
-        Self::look_up(rustix::process::geteuid().as_raw(), Some(rustix::process::getpid().as_raw_pid()))
+        Self::of(rustix::process::geteuid().as_raw(), Some(rustix::process::getpid().as_raw_pid()))
     }
 
-    fn look_up(uid: u32, pid: Option<i32>) -> Self {
+    fn of(uid: u32, pid: Option<i32>) -> Self {
+        let cgroups = pid.map(|pid| fs::read_to_string(proc_file(pid, "cgroup"))).transpose();
+        let ended = cgroups.is_err();
+        let cgroups = cgroups.ok().flatten().unwrap_or_default();
+        let pod = cgroups.lines().flat_map(|line| line.split('/')).find_map(uid_in_name);
+        Self { uid, pid, pod, ended }
+    }
+
+    /// It in one line: the user who logged in to start it, or else its own, and the program. Reads three files; a process that
+    /// has ended has no program any more.
+    pub fn describe(&self) -> String {
+        let read = |file| fs::read_to_string(proc_file(self.pid?, file)).ok();
+        let login = read("loginuid").and_then(|text| text.trim().parse().ok());
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let read = |file: &str| fs::read_to_string(Path::new("/proc").join(pid?.to_string()).join(file)).ok();
-        let login = read("loginuid").and_then(|text| text.trim().parse().ok()).filter(|login| *login != NO_LOGIN);
-        let name = user_name(&passwd, login.unwrap_or(uid));
-        let pod = read("cgroup").and_then(|text| text.lines().flat_map(|line| line.split('/')).find_map(uid_in_name));
-        Self { uid, pid, pod, name, command: read("comm").map(|c| printable(&c)) }
+        let name = user_name(&passwd, login.filter(|login| *login != NO_LOGIN).unwrap_or(self.uid));
+        self.line(&name, read("comm").as_deref())
+    }
+
+    fn line(&self, name: &str, program: Option<&str>) -> String {
+        let with = program.map(|program| format!(" with {}", printable(program)));
+        let pid = self.pid.map(|pid| format!(", pid {pid}"));
+        format!("{name} (uid {}){}{}", self.uid, with.unwrap_or_default(), pid.unwrap_or_default())
     }
 }
 
-impl fmt::Display for Requester {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (uid {})", self.name, self.uid)?;
-        if let Some(command) = &self.command {
-            write!(f, " with {command}")?;
-        }
-        self.pid.map_or(Ok(()), |pid| write!(f, ", pid {pid}"))
-    }
+fn proc_file(pid: i32, file: &str) -> String {
+    format!("/proc/{pid}/{file}")
 }
 
 /// The name of a user in a passwd file, or its number.
@@ -88,23 +96,25 @@ mod tests {
 
     #[test]
     fn a_requester_is_one_line() {
-        let whole = Requester {
-            uid: 0,
-            pid: Some(123),
-            pod: None,
-            name: "alice".to_owned(),
-            command: Some("isolate-agent".to_owned()),
-        };
-        assert_eq!(whole.to_string(), "alice (uid 0) with isolate-agent, pid 123");
-        let bare = Requester { uid: 0, pid: None, pod: None, name: "root".to_owned(), command: None };
-        assert_eq!(bare.to_string(), "root (uid 0)");
-        assert_eq!(printable("ev\x1b[2Jil\n"), "ev?[2Jil");
+        let whole = Requester { uid: 0, pid: Some(123), pod: None, ended: false };
+        assert_eq!(whole.line("alice", Some("isolate-agent\n")), "alice (uid 0) with isolate-agent, pid 123");
+        assert_eq!(whole.line("alice", Some("ev\x1b[2Jil\n")), "alice (uid 0) with ev?[2Jil, pid 123");
+        let bare = Requester { pid: None, ..whole };
+        assert_eq!(bare.line("root", None), "root (uid 0)");
+    }
+
+    #[test]
+    fn who_has_ended_is_known_for_that() {
+        // Larger than any pid (PID_MAX_LIMIT in include/linux/threads.h).
+        assert!(Requester::of(0, Some(1 << 23)).ended);
+        assert!(!Requester::of(0, None).ended, "its pid cannot be told");
     }
 
     #[test]
     fn this_process_knows_itself() {
         let me = Requester::of_this_process();
         assert_eq!(me.pid, i32::try_from(std::process::id()).ok());
-        assert!(me.command.is_some(), "procfs names this process");
+        assert!(!me.ended);
+        assert!(me.describe().contains(" with "), "procfs names this process: {}", me.describe());
     }
 }

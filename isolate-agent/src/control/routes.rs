@@ -77,7 +77,10 @@ async fn add(
     JsonBody(request): JsonBody<AddRequest>,
 ) -> Result<Response, Refusal> {
     request.check().map_err(malformed)?;
-    Ok(outcomes(commands.add(request, requester.to_string(), received).await.map_err(gone)?))
+    if !request.only_cuts() {
+        refuse_the_ended(&requester)?;
+    }
+    Ok(outcomes(commands.add(request, || requester.describe(), received).await.map_err(gone)?))
 }
 
 /// Releases pods.
@@ -96,7 +99,8 @@ async fn remove(
     JsonBody(request): JsonBody<RemoveRequest>,
 ) -> Result<Response, Refusal> {
     request.check().map_err(malformed)?;
-    Ok(outcomes(commands.remove(request, requester.to_string()).await.map_err(gone)?))
+    refuse_the_ended(&requester)?;
+    Ok(outcomes(commands.remove(request, requester.describe()).await.map_err(gone)?))
 }
 
 /// Releases one pod.
@@ -118,7 +122,8 @@ async fn remove_one(
 ) -> Result<Response, Refusal> {
     let request = RemoveRequest { uids: vec![uid_of(uid)?], all: false };
     request.check().map_err(malformed)?;
-    Ok(outcomes(commands.remove(request, requester.to_string()).await.map_err(gone)?))
+    refuse_the_ended(&requester)?;
+    Ok(outcomes(commands.remove(request, requester.describe()).await.map_err(gone)?))
 }
 
 /// Proves by probes that isolated pods are cut off. Takes a second or so for each pod; nothing is changed.
@@ -212,12 +217,30 @@ async fn refuse_the_isolated(
         let pod = pod.to_string();
         let status = commands.last_status().await.map_err(gone)?;
         if status.isolations.iter().any(|isolation| isolation.uid == pod) {
-            tracing::warn!(peer = %requester, pod, "refused on the control socket: it runs in an isolated pod");
+            tracing::warn!(
+                peer = requester.describe(),
+                pod,
+                "refused on the control socket: it runs in an isolated pod"
+            );
             let message = format!("a process of the isolated pod {pod} cannot ask for anything here");
             return Err(error(StatusCode::FORBIDDEN, Code::Refused, message));
         }
     }
     Ok(next.run(request).await)
+}
+
+/// Refuses who had ended before its connection was taken: it may have run in an isolated pod. What only cuts comes true all the
+/// same, for a responder who did not wait for a daemon that hung.
+fn refuse_the_ended(requester: &Requester) -> Result<(), Refusal> {
+    if requester.ended {
+        tracing::warn!(
+            peer = requester.describe(),
+            "refused on the control socket: it ended before it was listened to"
+        );
+        let message = "who asked has ended, and where it ran cannot be told; nothing was changed".to_owned();
+        return Err(error(StatusCode::FORBIDDEN, Code::Refused, message));
+    }
+    Ok(())
 }
 
 /// Counts the requests that are the client's mistake.

@@ -107,7 +107,7 @@ pub async fn serve(
             continue;
         }
         counters.refused_peers.inc();
-        tracing::warn!(peer = %requester, "refused on the control socket: it is root's alone");
+        tracing::warn!(peer = requester.describe(), "refused on the control socket: it is root's alone");
         if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
             connections.spawn(async move {
                 let _permit = permit;
@@ -168,7 +168,7 @@ async fn has_asked(stream: &UnixStream) -> bool {
 
 /// Tells a peer that it is not welcome, if it asks.
 async fn refuse(stream: UnixStream, requester: &Requester) {
-    let message = format!("the control socket answers root only; you are {requester}");
+    let message = format!("the control socket answers root only; you are {}", requester.describe());
     let service = service_fn(|_request: Request<Incoming>| {
         let refusal = routes::error(StatusCode::FORBIDDEN, Code::Refused, message.clone());
         async { Ok::<Response, Infallible>(refusal.into_response()) }

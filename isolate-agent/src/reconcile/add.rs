@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Isolates pods. `received` is when the request arrived.
-    pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
+    /// Isolates pods. `received` is when the request arrived; `by` tells who asks, and is waited for once the pods are cut off.
+    pub async fn add(&mut self, request: &AddRequest, by: impl Future<Output = String>, received: Instant) -> Outcomes {
         self.look_for(&request.uids).await;
         let mut admitted = BTreeSet::new();
         let admit = |text: &String| {
@@ -47,7 +47,7 @@ impl Engine {
                 return Outcomes { results: results.collect(), verifications: Vec::new() };
             }
         };
-        let before = self.want(&uids, request, limit.as_ref(), by);
+        let before = self.want(&uids, request, limit.as_ref());
         self.look_for_kubelet();
         let (actions, no_slots) = self.view().isolate(&uids);
         let cut = actions.partition_point(|action| !is_beside(action));
@@ -60,6 +60,8 @@ impl Engine {
                 None => self.desired.remove(uid),
             };
         }
+        let by = by.await;
+        self.sign(&uids, &by);
         self.enforcer.observe_new_programs(&mut self.observed);
         let (rest, _) = self.view().isolate(&uids);
         let unsaved = self.save_beside(&uids, |engine| drop(engine.apply(&rest)));
@@ -86,11 +88,11 @@ impl Engine {
             });
         }
         for outcome in &results {
-            tracing::info!(uid = outcome.uid, code = ?outcome.code, by, reason = request.reason, "add: {}", outcome.message);
+            tracing::info!(uid = outcome.uid, code = ?outcome.code, by = by.as_str(), reason = request.reason, "add: {}", outcome.message);
         }
         for uid in uids.difference(&no_slots.iter().copied().collect()) {
             let kind = if before.contains_key(uid) { Kind::Updated } else { Kind::Isolated };
-            self.note(*uid, kind, Some(by), request.reason.clone());
+            self.note(*uid, kind, Some(&by), request.reason.clone());
         }
         Outcomes { results, verifications: Vec::new() }
     }
@@ -222,33 +224,42 @@ impl Engine {
         names.map(Some).chain([None]).find_map(|name| essential::why(name.as_ref(), is_static))
     }
 
-    /// Notes what is asked for; a pod that is isolated already keeps the time since when. Returns what was noted of
-    /// these pods before.
-    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, limit: Option<&TimeLimit>, by: &str) -> Desired {
+    /// Notes what is asked for, by nobody yet; a pod that is isolated already keeps the time since when. Returns what was noted
+    /// of these pods before.
+    fn want(&mut self, uids: &BTreeSet<PodUid>, request: &AddRequest, limit: Option<&TimeLimit>) -> Desired {
         let mut noted = Desired::new();
         for uid in uids {
-            let before = self.desired.get(uid);
-            noted.extend(before.map(|entry| (*uid, entry.clone())));
-            let since = before.and_then(Entry::record).map_or_else(Timestamp::now, |record| record.since);
-            let record = Record {
-                version: RECORD_VERSION,
-                uid: *uid,
-                pod: self.name(uid),
-                since,
-                by: by.to_owned(),
-                reason: request
-                    .reason
-                    .clone()
-                    .or_else(|| before.and_then(Entry::record).and_then(|record| record.reason.clone())),
-                keep_loopback: request.keep_loopback,
-                probe_ports: request.probe_ports.iter().copied().collect(),
-                // Checked where the request came in.
-                allow: request.allowed().unwrap_or_default(),
-                limit: limit.cloned(),
-            };
-            self.desired.insert(*uid, Entry::Unsaved(record));
+            let record = self.record(uid, request, limit);
+            noted.extend(self.desired.insert(*uid, Entry::Unsaved(record)).map(|before| (*uid, before)));
         }
         noted
+    }
+
+    /// The record of a pod for this request, signed by nobody.
+    fn record(&self, uid: &PodUid, request: &AddRequest, limit: Option<&TimeLimit>) -> Record {
+        let before = self.desired.get(uid).and_then(Entry::record);
+        Record {
+            version: RECORD_VERSION,
+            uid: *uid,
+            pod: self.name(uid),
+            since: before.map_or_else(Timestamp::now, |record| record.since),
+            by: String::new(),
+            reason: request.reason.clone().or_else(|| before?.reason.clone()),
+            keep_loopback: request.keep_loopback,
+            probe_ports: request.probe_ports.iter().copied().collect(),
+            // Checked where the request came in.
+            allow: request.allowed().unwrap_or_default(),
+            limit: limit.cloned(),
+        }
+    }
+
+    /// Notes who asked for it.
+    fn sign(&mut self, uids: &BTreeSet<PodUid>, by: &str) {
+        for uid in uids {
+            if let Some(Entry::Unsaved(record)) = self.desired.get_mut(uid) {
+                by.clone_into(&mut record.by);
+            }
+        }
     }
 
     /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).

@@ -47,7 +47,7 @@ impl Direct {
     }
 
     /// Isolates pods.
-    pub async fn add(&mut self, request: &AddRequest, by: &str, received: Instant) -> Outcomes {
+    pub async fn add(&mut self, request: &AddRequest, by: impl Future<Output = String>, received: Instant) -> Outcomes {
         self.names(&request.uids).await;
         let mut outcomes = self.engine.add(request, by, received).await;
         if request.for_secs.is_some() || request.until.is_some() {

@@ -130,7 +130,7 @@ async fn answer(command: Command, seen: &Mutex<Vec<Seen>>) {
             }
             let outcomes = outcomes(&request.uids, &codes);
             assert!(received.elapsed().as_secs() < 60, "the request arrived before it was handed on");
-            seen.lock().await.push(Seen::Add(request, by));
+            seen.lock().await.push(Seen::Add(request, by.await.expect("who asks is told")));
             reply.send(outcomes).expect("the server waits");
         }
         Command::Remove { request, by, reply } => {
