@@ -108,6 +108,12 @@ pub(super) fn sort(actions: &mut [Action]) {
 }
 
 impl Action {
+    /// Whether it attaches to something; what does not, and cuts, comes before all that do.
+    pub(crate) const fn attaches(&self) -> bool {
+        matches!(self, Self::AttachCgroup(..) | Self::AttachXdp(_) | Self::AttachLsm(..))
+            || self.attaches_to_interface()
+    }
+
     /// Whether it attaches to an interface, which takes long.
     pub(crate) const fn attaches_to_interface(&self) -> bool {
         matches!(self, Self::AttachVeth(..) | Self::AttachNetdev(..))

@@ -11,7 +11,7 @@ use crate::{
     desired::{Desired, Entry, RECORD_VERSION, Record},
     enforce::MAX_ALLOWED_IN_ALL,
     events::Kind,
-    inventory::{Guard, Inventory},
+    inventory::{Guard, Inventory, InventoryError},
     limit::{Now, TimeLimit},
     observed::Slot,
     plan::Action,
@@ -50,10 +50,10 @@ impl Engine {
         let before = self.want(&uids, request, limit.as_ref());
         self.look_for_kubelet();
         let (actions, no_slots) = self.view().isolate(&uids);
+        let writes = actions.partition_point(|action| !action.attaches());
         let cut = actions.partition_point(|action| !is_beside(action));
-        // What fails here is tried again with the second look below, and reported if it fails again.
-        self.apply(&actions[..cut]);
-        let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
+        // These cut off what is armed. What fails is tried again with the second look below, and reported if it fails again.
+        self.apply(&actions[..writes]);
         for uid in &no_slots {
             match before.get(uid) {
                 Some(entry) => self.desired.insert(*uid, entry.clone()),
@@ -62,14 +62,19 @@ impl Engine {
         }
         let by = by.await;
         self.sign(&uids, &by);
-        self.enforcer.observe_new_programs(&mut self.observed);
-        let (rest, _) = self.view().isolate(&uids);
-        let unsaved = self.save_beside(&uids, |engine| drop(engine.apply(&rest)));
-        let errors = self.look_again(&uids).await;
-        // What waits there was planned when these pods were healthy: it may detach from one that is isolated now, and what guards
-        // these may follow.
-        self.to_arm = self.view().arm().into();
-        self.known = self.observed.clone();
+        let (unsaved, (enforced_after_us, mut errors)) = self.save_beside(&uids, |engine| {
+            engine.apply(&actions[writes..cut]);
+            let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
+            (enforced_after_us, engine.follow(&uids))
+        });
+        // With the first exemption on the node: until everybody's addresses are known, no pod is answered for.
+        if self.inventory.node.is_none() && self.desired.values().any(Entry::has_exemptions) {
+            match self.look_at_node().await.1 {
+                Ok(inventory) => drop(self.know(inventory)),
+                Err(error) => errors.push(error.to_string()),
+            }
+            errors.extend(self.settle(&uids));
+        }
 
         let slots = self.observed.slots();
         let mut results = Vec::new();
@@ -98,22 +103,27 @@ impl Engine {
     }
 
     /// Writes the records of pods while something else is done: each waits, for a disk and for the kernel. Returns what could
-    /// not be written.
-    fn save_beside(&mut self, uids: &BTreeSet<PodUid>, act: impl FnOnce(&mut Self)) -> Vec<(PodUid, String)> {
+    /// not be written, and what the other thing gave.
+    fn save_beside<T>(
+        &mut self,
+        uids: &BTreeSet<PodUid>,
+        act: impl FnOnce(&mut Self) -> T,
+    ) -> (Vec<(PodUid, String)>, T) {
         let entries = uids.iter().filter_map(|uid| self.desired.get(uid));
         let unsaved = entries.filter_map(|entry| match entry {
             Entry::Unsaved(record) => Some(record.clone()),
             Entry::Saved(_) | Entry::Unreadable { .. } => None,
         });
         let (records, store): (Vec<Record>, _) = (unsaved.collect(), self.store.clone());
-        let saved = thread::scope(|scope| {
+        let (saved, acted) = thread::scope(|scope| {
             let saving = thread::Builder::new().spawn_scoped(scope, || store.save_all(&records));
-            act(self);
+            let acted = act(self);
             // Without another thread this one does its work.
-            saving.map_or_else(
+            let saved = saving.map_or_else(
                 |_exhausted| store.save_all(&records),
                 |saving| saving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            )
+            );
+            (saved, acted)
         });
         let mut failed = Vec::new();
         for (record, saved) in records.into_iter().zip(saved) {
@@ -123,7 +133,7 @@ impl Engine {
                 Err(error) => failed.push((uid, error.to_string())),
             }
         }
-        failed
+        (failed, acted)
     }
 
     /// Resolves one pod and applies the rules that `force` overrides. `admitted` are those before it in the request.
@@ -262,29 +272,36 @@ impl Engine {
         }
     }
 
-    /// The cut was made from what the last pass saw; this covers what came since (a new sandbox, one more interface).
-    /// Returns what went wrong.
-    async fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
-        let mut errors = Vec::new();
-        match self.scanner.pods(uids) {
-            Ok(pods) => {
-                self.inventory.pods.retain(|uid, _| !uids.contains(uid) || pods.contains_key(uid));
-                let mut seen = Inventory { pods, node: None };
-                remember(&self.inventory, &mut seen, &self.observed);
-                self.inventory.pods.append(&mut seen.pods);
-            }
-            Err(error) => errors.push(error.to_string()),
-        }
-        // With the first exemption on the node: until everybody's addresses are known, no pod is answered for.
-        if self.inventory.node.is_none() && self.desired.values().any(Entry::has_exemptions) {
-            match self.look_at_node().await.1 {
-                Ok(inventory) => drop(self.know(inventory)),
-                Err(error) => errors.push(error.to_string()),
-            }
-        }
+    /// Attaches what only covers the cut, and then what came since the last pass, from which it was made: a new sandbox, one more
+    /// interface. Returns what went wrong.
+    fn follow(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
+        self.enforcer.observe_new_programs(&mut self.observed);
+        let (rest, _) = self.view().isolate(uids);
+        // What fails is tried again below, and reported if it fails again.
+        self.apply(&rest);
+        let looked = self.look_again(uids);
+        let errors = self.settle(uids);
+        looked.err().iter().map(ToString::to_string).chain(errors).collect()
+    }
+
+    fn look_again(&mut self, uids: &BTreeSet<PodUid>) -> Result<(), InventoryError> {
+        let pods = self.scanner.pods(uids)?;
+        self.inventory.pods.retain(|uid, _| !uids.contains(uid) || pods.contains_key(uid));
+        let mut seen = Inventory { pods, node: None };
+        remember(&self.inventory, &mut seen, &self.observed);
+        self.inventory.pods.append(&mut seen.pods);
+        Ok(())
+    }
+
+    /// Isolates these pods as they are known now. Returns what went wrong.
+    fn settle(&mut self, uids: &BTreeSet<PodUid>) -> Vec<String> {
         let (actions, _) = self.view().isolate(uids);
-        errors.extend(self.apply(&actions).iter().map(ToString::to_string));
-        errors
+        let errors = self.apply(&actions);
+        // What waits there was planned when these pods were healthy: it may detach from one that is isolated now, and what guards
+        // these may follow.
+        self.to_arm = self.view().arm().into();
+        self.known = self.observed.clone();
+        errors.iter().map(ToString::to_string).collect()
     }
 
     fn foresee(&self, text: &str, uid: PodUid) -> Outcome {
