@@ -1,13 +1,20 @@
 //! Direct mode: no daemon answers, and the commands do the work themselves.
 
-use isolate_tests::channel::{Channel, Path};
+use std::{fs, process::Command};
+
+use isolate_tests::{
+    agent,
+    channel::{Channel, Path},
+    launch,
+    node::Node,
+};
 
 use crate::{
     scene::{Scene, every_channel},
     suite::trials,
 };
 
-trials![the_whole_way_without_a_daemon, a_daemon_takes_over, a_dry_run_changes_nothing];
+trials![the_whole_way_without_a_daemon, a_daemon_takes_over, a_dry_run_changes_nothing, nothing_is_needed_of_its_image,];
 
 fn the_whole_way_without_a_daemon() {
     let scene = Scene::new();
@@ -51,4 +58,20 @@ fn a_dry_run_changes_nothing() {
     path.assert_flows();
     assert!(agent.isolated().is_empty());
     agent.run(&["add", "--dry-run", "ffffffff-0000-4000-8000-000000000000"]).expect(3);
+}
+
+fn nothing_is_needed_of_its_image() {
+    let node = Node::new();
+    let image = node.folder().join("image");
+    fs::create_dir(&image).expect("the folder is the test's");
+    launch::copy("/bin/true", &image.join("dynamic"));
+    launch::copy(agent::program(), &image.join("agent"));
+    let version = |program: &str| {
+        let mut command = Command::new("chroot");
+        agent::output(command.arg(&image).arg(program).arg("--version"))
+    };
+    let dynamic = version("/dynamic");
+    assert_ne!(dynamic.code, 0, "a program that needs libraries finds them there");
+    let agent = version("/agent").expect(0);
+    assert!(agent.stdout.starts_with("isolate-agent "), "{}", agent.stdout);
 }

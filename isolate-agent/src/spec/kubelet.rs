@@ -4,6 +4,7 @@
 //! process that listens on its port in its absence must get neither the token nor a say in what is let through.
 
 use std::{
+    ffi::{c_char, c_int},
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -212,9 +213,26 @@ impl Kubelet {
 async fn connect(host: &str, port: u16) -> Result<(TcpStream, String), KubeletError> {
     let address =
         host.parse().map_or_else(|_name| format!("{host}:{port}"), |ip| SocketAddr::new(ip, port).to_string());
+    look_names_up_plainly();
     match TcpStream::connect(&address).await {
         Ok(stream) => Ok((stream, address)),
         Err(source) => Err(KubeletError::Connect { address, source }),
+    }
+}
+
+/// Has the C library look names up in `/etc/hosts` and by DNS, whatever `/etc/nsswitch.conf` says: this program is linked
+/// statically, and modules of the node's own C library must not be loaded into it (`__nss_configure_lookup` in glibc's `nss.h`).
+fn look_names_up_plainly() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
+        }
+        // SAFETY: both are C strings that live for ever.
+        let set = unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+        if set != 0 {
+            tracing::debug!("names are looked up as nsswitch.conf says");
+        }
     }
 }
 

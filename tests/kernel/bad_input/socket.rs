@@ -1,13 +1,25 @@
 //! What nobody should send to the control socket.
 
-use std::{os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+};
 
-use isolate_tests::agent;
+use isolate_tests::{
+    agent::{self, Agent},
+    pod::Pod,
+    wait,
+};
 
 use super::isolated;
 use crate::{scene::Scene, suite::trials};
 
-trials![requests_that_make_no_sense, callers_that_are_not_root, root_in_an_isolated_pod];
+trials![
+    requests_that_make_no_sense,
+    callers_that_are_not_root,
+    root_in_an_isolated_pod,
+    root_in_an_isolated_pod_that_has_ended,
+];
 
 const ISOLATIONS: &str = "/v1/isolations";
 
@@ -69,17 +81,45 @@ fn root_in_an_isolated_pod() {
     let scene = Scene::new();
     let Scene { agent, web, neighbour, .. } = &scene;
     let _daemon = agent.daemon();
-    let from = |pod: &isolate_tests::pod::Pod| {
-        let mut curl = pod.command("curl");
-        curl.args(["--silent", "--max-time", "20", "--write-out", "%{http_code}", "--output", "/dev/null"]);
-        curl.args(["--request", "DELETE", "--unix-socket"]).arg(agent.socket());
-        curl.arg(format!("http://agent{ISOLATIONS}/{}", web.uid()));
-        agent::output(curl.stdin(Stdio::null())).stdout
-    };
+    let from = |pod| agent::output(&mut release(agent, pod, web.uid())).stdout;
     assert_eq!(from(web), "200", "it cannot ask while it is healthy");
     let path = isolated(&scene);
     assert_eq!(from(web), "403");
     path.assert_cut();
     assert_eq!(from(neighbour), "200", "a healthy pod's root is root");
     path.assert_flows();
+}
+
+/// Who has asked and is gone by the time it is listened to cannot be told from who runs in no pod.
+fn root_in_an_isolated_pod_that_has_ended() {
+    let scene = Scene::new();
+    let Scene { agent, web, .. } = &scene;
+    let daemon = agent.daemon();
+    let path = isolated(&scene);
+    daemon.hold();
+    let mut curl = release(agent, web, web.uid()).spawn().expect("curl is installed");
+    // Nobody has read what it sent.
+    let unread = |line: &str| line.split_whitespace().nth(3)?.parse::<u32>().ok().filter(|bytes| *bytes > 0);
+    wait::until("its request waits", || {
+        agent::output(web.command("ss").args(["--unix", "--no-header"]))
+            .stdout
+            .lines()
+            .any(|line| unread(line).is_some())
+    });
+    curl.kill().expect("it waits");
+    curl.wait().expect("a child can be waited for");
+    daemon.go_on();
+    // Who asks now comes after it.
+    assert_eq!(agent.isolated(), [web.uid()]);
+    assert!(daemon.log().contains("it ended before it was listened to"), "it is not told of");
+    path.assert_cut();
+}
+
+/// A command by which a pod's root asks for another pod, or its own, to be released.
+fn release(agent: &Agent, from: &Pod, uid: &str) -> Command {
+    let mut curl = from.command("curl");
+    curl.args(["--silent", "--max-time", "20", "--write-out", "%{http_code}", "--output", "/dev/null"]);
+    curl.args(["--request", "DELETE", "--unix-socket"]).arg(agent.socket());
+    curl.arg(format!("http://agent{ISOLATIONS}/{uid}")).stdin(Stdio::null()).stdout(Stdio::piped());
+    curl
 }
