@@ -16,6 +16,7 @@ use isolate_tests::{
 
 use crate::{
     crowd::{self, CrowdPod},
+    floor::Floor,
     options::Options,
     plot::{Axis, Kind, Plot},
     report::{Report, Section, Table, figure},
@@ -88,13 +89,17 @@ struct Place {
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let places: Vec<Place> = WAYS.into_iter().map(Place::new).collect();
     let mut samples = vec![Samples::default(); places.len()];
+    // On the node of the iptables way, whose agent is at rest.
+    let Place { node, sink, pods, agent, .. } = &places[WAYS.len() - 2];
+    let mut floor = Floor::new(node.folder());
     for _ in 0..options.cut_rounds {
         for (place, samples) in places.iter().zip(&mut samples) {
             place.round(samples);
         }
+        node.netns().enter(|| floor.round(sink, &pods[0], agent.command_here(&["--version"])));
     }
+    floor.tell(report);
     report.figure("cut.tcx_attach", "ms", &tcx_attach(&places[WAYS.len() - 1], options.cut_rounds.min(50)));
-    report.figure("cut.process", "µs", &process(&places[0].agent, options.cut_rounds.min(200)));
     let of = |way| &samples[WAYS.into_iter().position(|known| known == way).expect("every way is measured")];
     let mut table =
         Table::new(&["way", "last packet out: p50", "p99", "max", "whole command: p50", "p99", "of iptables"]);
@@ -152,16 +157,6 @@ fn tcx_attach(place: &Place, times: u32) -> Series {
         took
     };
     place.node.netns().enter(|| (0..times).map(one).collect())
-}
-
-/// How long a command takes that does nothing, in microseconds: the start and the end of a process.
-fn process(agent: &Agent, times: u32) -> Series {
-    let one = |_| {
-        let start = Instant::now();
-        assert!(ends_well(agent.command_here(&["--version"])));
-        start.elapsed().as_secs_f64() * 1e6
-    };
-    (0..times).map(one).collect()
 }
 
 /// What an answer of the control socket says of how soon the pod was cut off, in microseconds.
@@ -295,7 +290,7 @@ fn nsenter(pod: &CrowdPod, script: &str) -> bool {
     ends_well(command)
 }
 
-fn ends_well(mut command: Command) -> bool {
+pub(crate) fn ends_well(mut command: Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

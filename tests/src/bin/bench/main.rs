@@ -11,6 +11,7 @@ mod cpu;
 mod crowd;
 mod cut;
 mod flood;
+mod floor;
 mod growth;
 mod healthy;
 mod machine;

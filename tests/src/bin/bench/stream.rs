@@ -45,6 +45,16 @@ pub(crate) struct Cut<T> {
     pub(crate) result: T,
 }
 
+/// What was done while pods sent.
+pub(crate) struct Beside<T> {
+    /// When each round of datagrams was sent.
+    times: Vec<Instant>,
+    start: Instant,
+    end: Instant,
+    /// What it gave.
+    pub(crate) result: T,
+}
+
 impl Sink {
     /// One on the node's own address.
     pub(crate) fn new(node: &Node) -> Self {
@@ -58,23 +68,7 @@ impl Sink {
     ///
     /// Panics when a pod's datagrams did not flow before the request, or did after it had been answered.
     pub(crate) fn time<T>(&self, pods: &[&CrowdPod], period: Duration, request: impl FnOnce() -> T) -> Cut<T> {
-        self.drain(|_, _| ());
-        let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (times, start, end, result) = thread::scope(|scope| {
-            let sender = scope.spawn(|| send(pods, period, &stop, &rounds));
-            while rounds.load(Ordering::Relaxed) < LEAD_ROUNDS {
-                thread::sleep(period);
-            }
-            let start = Instant::now();
-            let result = request();
-            let end = Instant::now();
-            let sent = rounds.load(Ordering::Relaxed);
-            while rounds.load(Ordering::Relaxed) < sent + LEAD_ROUNDS {
-                thread::sleep(period);
-            }
-            stop.store(true, Ordering::Relaxed);
-            (sender.join().expect("the sender ends"), start, end, result)
-        });
+        let Beside { times, start, end, result } = self.beside(pods, period, request);
         let mut last = vec![None; pods.len()];
         self.drain(|pod, number| last[pod] = last[pod].max(Some(number)));
         let seen = last.iter().enumerate().map(|(pod, last)| {
@@ -87,6 +81,33 @@ impl Sink {
         });
         let pods = seen.collect();
         Cut { pods, whole: micros(start, end), result }
+    }
+
+    /// Does something while a pod sends; how long that took, in microseconds.
+    pub(crate) fn time_beside(&self, pod: &CrowdPod, act: impl FnOnce()) -> f64 {
+        let Beside { start, end, .. } = self.beside(&[pod], PERIOD, act);
+        micros(start, end)
+    }
+
+    /// Does something while the pods send, all of them every `period`.
+    pub(crate) fn beside<T>(&self, pods: &[&CrowdPod], period: Duration, act: impl FnOnce() -> T) -> Beside<T> {
+        self.drain(|_, _| ());
+        let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| send(pods, period, &stop, &rounds));
+            while rounds.load(Ordering::Relaxed) < LEAD_ROUNDS {
+                thread::sleep(period);
+            }
+            let start = Instant::now();
+            let result = act();
+            let end = Instant::now();
+            let sent = rounds.load(Ordering::Relaxed);
+            while rounds.load(Ordering::Relaxed) < sent + LEAD_ROUNDS {
+                thread::sleep(period);
+            }
+            stop.store(true, Ordering::Relaxed);
+            Beside { times: sender.join().expect("the sender ends"), start, end, result }
+        })
     }
 
     /// Waits until the pods' datagrams arrive again.
