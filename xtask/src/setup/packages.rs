@@ -135,8 +135,8 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "busybox-static",
         sign: Sign::Unpacked("busybox-static/bin/busybox"),
-        needs: &[Need::Test],
-        reason: "what the containers of real pods are made of",
+        needs: &[Need::Test, Need::Vm],
+        reason: "what the containers of real pods are made of, and what a guest runs before it has the host's programs",
         place: Place::Unpacked,
     },
     Package {
@@ -151,13 +151,6 @@ const PACKAGES: &[Package] = &[
         sign: Sign::Command("qemu-system-x86_64"),
         needs: &[Need::Vm],
         reason: "emulates the machine in which stock kernels run",
-        place: Place::System,
-    },
-    Package {
-        name: "busybox-static",
-        sign: Sign::Command("busybox"),
-        needs: &[Need::Vm],
-        reason: "what a guest runs before it has the host's programs",
         place: Place::System,
     },
     Package {

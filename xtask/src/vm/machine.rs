@@ -153,7 +153,7 @@ fn initramfs(workspace: &Workspace, image: &Image, job: &str, folder: &Path) -> 
     put("kernel", &image.folder.to_string_lossy())?;
     put("init", include_str!("init.sh"))?;
     fs::set_permissions(content.join("init"), Permissions::from_mode(0o755)).context("make init executable")?;
-    copy(Path::new("/bin/busybox"), &content.join("bin/busybox"))?;
+    copy(&workspace.tools().join("busybox-static/bin/busybox"), &content.join("bin/busybox"))?;
     let mut show = workspace.command("modprobe");
     show.args(["--show-depends", "--all", "--set-version", &image.release, "--dirname"]);
     let needed = step::output(show.arg(&image.folder).args(EARLY_MODULES))?;
