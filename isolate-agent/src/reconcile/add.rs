@@ -54,14 +54,14 @@ impl Engine {
         let cut = actions.partition_point(|action| !is_beside(action));
         // These cut off what is armed. What fails is tried again with the second look below, and reported if it fails again.
         self.apply(&actions[..writes]);
+        let by = by.await;
+        self.sign(&uids, &by);
         for uid in &no_slots {
             match before.get(uid) {
                 Some(entry) => self.desired.insert(*uid, entry.clone()),
                 None => self.desired.remove(uid),
             };
         }
-        let by = by.await;
-        self.sign(&uids, &by);
         let (unsaved, (enforced_after_us, mut errors)) = self.save_beside(&uids, |engine| {
             engine.apply(&actions[writes..cut]);
             let enforced_after_us = u64::try_from(received.elapsed().as_micros()).ok();
