@@ -20,6 +20,7 @@ mod options;
 mod plot;
 mod report;
 mod scale;
+mod start;
 mod stats;
 mod stream;
 mod targets;

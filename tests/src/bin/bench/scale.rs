@@ -24,6 +24,7 @@ use crate::{
     growth::{self, Measure, Measures},
     options::Options,
     report::{Report, Section},
+    start::Start,
     stream::{Cut, Sink},
 };
 
@@ -59,9 +60,10 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
              is one request for all of them, timed by the packets of every pod to the last one that got out of any (a round \
              over all pods every {} µs or more), and by the answer. The *start* is that of a daemon on a node that was \
              rebooted: up to {ISOLATED} records, no pins. *Ready* means that every record is enforced by every hook; the others \
-             are armed behind it. Lists and scrapes are with all pods isolated and every hook attached; while some still follow, an \
-             answer waits for the attach that is under way. CPU at rest is over {} s. The *order* is the \
-             exponent b of a·n^b that fits best from 10 pods on: 1 is linear, 0 is constant.",
+             are armed behind it. Nobody asks the daemon anything meanwhile: it tells its service manager, and pins what it \
+             attaches. Lists and scrapes are with all pods isolated and every hook attached; while some still follow, an answer \
+             waits for the attach that is under way. CPU at rest is over {} s. The *order* is the exponent b of a·n^b that fits \
+             best from 10 pods on: 1 is linear, 0 is constant.",
             SHORTEST_PERIOD.as_micros(),
             options.rest_secs
         ),
@@ -81,11 +83,10 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
     let sink = Sink::new(&node);
     let mut put = |measure, value| measures.put(measure, count, value);
 
-    let start = Instant::now();
-    let daemon = agent.daemon();
-    await_ready(&daemon);
-    await_armed(&node, pods.len());
-    put(Measure::ArmAll, millis(start));
+    let start = Start::new(&agent, &node);
+    start.ready();
+    put(Measure::ArmAll, start.armed(&node, pods.len()));
+    let daemon = start.daemon;
     thread::sleep(Duration::from_secs(1));
     rest(options, &daemon, &mut put);
     sink.await_flow(&all);
@@ -115,9 +116,10 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
         assert!(listed.stdout.matches("\"uid\"").count() == pods.len(), "all are listed");
     }
     put(Measure::ResidentIsolated, resident_kib(daemon.pid()) / MIB);
-    restart(&agent, daemon, &mut put, Measure::Restart);
-
-    let daemon = agent.daemon();
+    assert_eq!(daemon.stop(), Some(0));
+    let start = Start::new(&agent, &node);
+    put(Measure::Restart, start.ready());
+    let daemon = start.daemon;
     let start = Instant::now();
     assert!(remove_all(&agent));
     put(Measure::RemoveAll, millis(start));
@@ -132,24 +134,10 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
     let chain = |pod: &CrowdPod, side| bpf::tcx_chain(node.netns(), &pod.veth, side);
     let is_bare = |pod: &CrowdPod| [Ingress, Egress].into_iter().all(|side| chain(pod, side).is_empty());
     assert!(wait::happens_within(ARMING, || pods.iter().all(is_bare)), "the pins hold on");
-    let start = Instant::now();
-    let daemon = agent.daemon();
-    await_ready(&daemon);
-    put(Measure::Boot, millis(start));
-    await_armed(&node, pods.len());
-    put(Measure::BootArmed, millis(start));
+    let start = Start::new(&agent, &node);
+    put(Measure::Boot, start.ready());
+    put(Measure::BootArmed, start.armed(&node, pods.len()));
     assert!(remove_all(&agent));
-    drop(daemon);
-}
-
-/// Stops the daemon and starts it again: what is isolated is in the kernel.
-fn restart(agent: &Agent, daemon: Daemon, put: &mut impl FnMut(Measure, f64), measure: Measure) {
-    assert_eq!(daemon.stop(), Some(0));
-    let start = Instant::now();
-    let daemon = agent.daemon();
-    await_ready(&daemon);
-    put(measure, millis(start));
-    assert_eq!(daemon.stop(), Some(0));
 }
 
 /// Memory, and what the daemon uses of a core while nothing happens.
@@ -170,10 +158,6 @@ fn isolate(agent: &Agent, uids: &[&str]) -> bool {
 fn remove_all(agent: &Agent) -> bool {
     let stream = UnixStream::connect(agent.socket()).expect("the daemon listens");
     request(stream, "POST", "/v1/isolations/remove", b"{\"all\": true}").0 == 200
-}
-
-fn await_ready(daemon: &Daemon) {
-    assert!(wait::happens_within(ARMING, || daemon.page("/readyz").0 == 200), "never ready\n{}", daemon.log());
 }
 
 /// Waits until so many pods are armed, as the scrape says: that takes less of the daemon than its status does.
