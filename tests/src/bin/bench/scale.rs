@@ -24,7 +24,7 @@ use crate::{
     growth::{self, Measure, Measures},
     options::Options,
     report::{Report, Section},
-    start::Start,
+    start::{LONGEST, Start},
     stream::{Cut, Sink},
 };
 
@@ -37,8 +37,6 @@ const PER_POD: Duration = Duration::from_micros(6);
 const SHORTEST_PERIOD: Duration = Duration::from_micros(200);
 /// An answer serves all who ask within 200 ms; what is measured is a fresh one.
 const STALE: Duration = Duration::from_millis(250);
-/// Arming a thousand pods takes half a minute.
-const ARMING: Duration = Duration::from_mins(5);
 const MIB: f64 = 1024.0;
 
 /// Measures nodes of every size.
@@ -133,7 +131,7 @@ fn one(options: &Options, count: u32, measures: &mut Measures) {
     // What was pinned is detached behind that, one by one under the RTNL lock; a node that boots has nothing to detach.
     let chain = |pod: &CrowdPod, side| bpf::tcx_chain(node.netns(), &pod.veth, side);
     let is_bare = |pod: &CrowdPod| [Ingress, Egress].into_iter().all(|side| chain(pod, side).is_empty());
-    assert!(wait::happens_within(ARMING, || pods.iter().all(is_bare)), "the pins hold on");
+    assert!(wait::happens_within(LONGEST, || pods.iter().all(is_bare)), "the pins hold on");
     let start = Start::new(&agent, &node);
     put(Measure::Boot, start.ready());
     put(Measure::BootArmed, start.armed(&node, pods.len()));
@@ -163,7 +161,7 @@ fn remove_all(agent: &Agent) -> bool {
 /// Waits until so many pods are armed, as the scrape says: that takes less of the daemon than its status does.
 pub(crate) fn await_armed(node: &Node, pods: usize) {
     let line = format!("isolate_pods_armed {pods}");
-    assert!(wait::happens_within(ARMING, || scrape(node).lines().any(|found| found == line)), "never armed");
+    assert!(wait::happens_within(LONGEST, || scrape(node).lines().any(|found| found == line)), "never armed");
 }
 
 /// Waits until what guards isolated pods inside, and follows the answer, is attached.
@@ -171,7 +169,7 @@ fn await_followed(node: &Node, pods: usize) {
     let holds =
         |line: &&str| line.starts_with("isolate_hook_attached") && line.contains("netdev") && line.ends_with("} 1");
     assert!(
-        wait::happens_within(ARMING, || scrape(node).lines().filter(holds).count() == pods),
+        wait::happens_within(LONGEST, || scrape(node).lines().filter(holds).count() == pods),
         "not all has followed"
     );
 }

@@ -16,8 +16,8 @@ use isolate_tests::{
 
 use crate::{micro, scale::millis};
 
-/// Attaching to a thousand pods takes half a minute.
-const LONGEST: Duration = Duration::from_mins(5);
+/// Far more than attaching to a thousand pods takes, which is half a minute.
+pub(crate) const LONGEST: Duration = Duration::from_mins(5);
 /// Between two looks at the pins; later on a hundredth of what it has taken so far.
 const PAUSE: Duration = Duration::from_millis(10);
 
