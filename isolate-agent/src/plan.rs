@@ -8,6 +8,7 @@ mod action;
 mod exempt;
 mod links;
 mod netdev;
+mod veth;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +17,11 @@ use isolate_common::{Ask, DIRECTIONS, Direction, Policy, PolicyFlags, gate_for};
 pub use self::{
     action::{Action, CgroupPlace, NetdevPlace},
     netdev::{has_xdp, netdev_directions},
+    veth::arms,
 };
 use crate::{
     desired::Desired,
-    inventory::{CgroupId, HostVeth, IfIndex, Interface, Inventory, Pod},
+    inventory::{CgroupId, IfIndex, Interface, Inventory, Pod},
     observed::{LinkState, Observed, Slot, uid_of},
     pod::PodUid,
     settings::Arm,
@@ -172,29 +174,6 @@ impl View<'_> {
         homes
     }
 
-    /// The pod that a veth leads to, if that is the one in `slot` or another isolated pod that shares it: to this hook all
-    /// isolated pods are the same.
-    fn holder(&self, ifindex: IfIndex, slot: Slot, occupied: &BTreeMap<PodUid, Slot>) -> Option<PodUid> {
-        let key = self.observed.veth_keys.get(&ifindex)?;
-        let shares = |uid: &PodUid| {
-            self.desired.contains_key(uid)
-                && occupied.get(uid) == Some(key)
-                && self.inventory.pods.get(uid).is_some_and(|pod| pod.host_veths().any(|veth| veth.ifindex == ifindex))
-        };
-        let uid = self.observed.policies.get(key).map(uid_of)?;
-        (*key == slot || shares(&uid)).then_some(uid)
-    }
-
-    /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again,
-    /// where it can be.
-    fn attach_veth(&self, veth: &HostVeth, directions: impl Iterator<Item = Direction>, actions: &mut Vec<Action>) {
-        for direction in directions {
-            if !self.observed.veth_links.get(&(veth.ifindex, direction)).is_some_and(|link| link.stands()) {
-                actions.push(Action::AttachVeth(veth.clone(), direction));
-            }
-        }
-    }
-
     /// Slots that neither hold a pod nor are led to by a key or a netdev hook.
     fn vacant_slots(&self) -> impl Iterator<Item = Slot> {
         let keys = self.observed.cgroup_keys.values().chain(self.observed.veth_keys.values());
@@ -259,14 +238,6 @@ impl View<'_> {
         if gate != open.unwrap_or(self.observed.gate) {
             actions.push(Action::NarrowGate(gate));
         }
-    }
-
-    /// Directions in which a hook of ours is at a host end that drops by itself.
-    fn unarmable(&self, ifindex: IfIndex) -> impl Iterator<Item = Direction> {
-        let mut veths = self.inventory.pods.values().flat_map(Pod::host_veths);
-        let veth = veths.find(|veth| veth.ifindex == ifindex);
-        let is_attached = move |direction: &Direction| self.observed.veth_links.contains_key(&(ifindex, *direction));
-        DIRECTIONS.into_iter().filter(move |d| veth.is_some_and(|veth| veth.is_blackhole(*d))).filter(is_attached)
     }
 
     fn isolated_pods(&self) -> impl Iterator<Item = &Pod> {
@@ -361,12 +332,6 @@ impl Homes {
 
 fn has_exemptions(policy: &Policy) -> bool {
     policy.flags.intersects(PolicyFlags::EXEMPTIONS)
-}
-
-/// Whether a healthy pod's host end carries the hook: not where the device drops by itself what no program has decided on, which
-/// it would not do any more.
-pub fn arms(arm: Arm, veth: &HostVeth, direction: Direction) -> bool {
-    arm == Arm::All && !veth.is_blackhole(direction)
 }
 
 fn host_index(interface: &Interface) -> Option<IfIndex> {

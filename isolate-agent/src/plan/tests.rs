@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     allow::{self, Allow, Range},
     desired::{Entry, RECORD_VERSION, Record},
-    inventory::{Ends, Inside, Netkit, PodCgroup, Taken, Way},
+    inventory::{Ends, HostVeth, Inside, Netkit, PodCgroup, Taken, Way},
     observed::NetdevKey,
 };
 
