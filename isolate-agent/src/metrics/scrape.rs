@@ -114,7 +114,9 @@ fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Where in that order a hook is.
 fn place(hook: &str, direction: &str) -> Option<usize> {
-    places().position(|place| place == (hook, direction))
+    let hook = HOOKS.iter().position(|known| known.name() == hook)?;
+    let direction = DIRECTIONS.iter().position(|known| known.name() == direction)?;
+    Some(hook * DIRECTIONS.len() + direction)
 }
 
 /// Whether each hook holds wherever it belongs; `None` where the pod has no place for it.
