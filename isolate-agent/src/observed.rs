@@ -48,6 +48,8 @@ pub struct Observed {
     pub xdp_links: BTreeMap<NetdevKey, LinkState>,
     /// Whether what goes into a pod has to come by its host end: nothing but ours is loaded that can hand frames over past it.
     pub host_ends_suffice: bool,
+    /// Whether a filter can cut at a host end until its link is attached.
+    pub filters_hold: bool,
     /// Whether the kernel took the programs of the LSM hook.
     pub has_lsm: bool,
     /// Pinned links of the LSM hook.
@@ -76,6 +78,8 @@ pub enum LinkState {
     Behind,
     /// Not attached, because the kernel refuses it: another program is there already.
     Refused,
+    /// Nothing but a filter, first in its chain, where a link is to be: it cuts until a tcx program of somebody else runs before it.
+    Interim,
     /// Its interface is there, and on it nothing of ours any more, or what an earlier agent has left, or attached in
     /// another way, or a program that drops what its pod is exempted from. Attaching anew mends it.
     Stale,

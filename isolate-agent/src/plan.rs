@@ -123,7 +123,7 @@ impl View<'_> {
                         }
                         self.know_link(veth.ifindex, *uid, holder, &mut actions);
                     }
-                    self.attach_veth(veth, DIRECTIONS.into_iter(), &mut actions);
+                    self.cut_veth(veth, &mut actions);
                 }
                 let was_exempted = self.observed.policies.get(&slot).is_some_and(has_exemptions);
                 let renewed = has_exemptions(&policy) && !was_exempted;

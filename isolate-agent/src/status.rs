@@ -163,7 +163,7 @@ fn veth_state(veth: &HostVeth, direction: Direction, observed: &Observed, unatta
 
 fn link_state(link: Option<&LinkState>, error: Option<&String>) -> Shown {
     match link {
-        Some(LinkState::Holding) => (HookState::Holding, None),
+        Some(LinkState::Holding | LinkState::Interim) => (HookState::Holding, None),
         Some(LinkState::Displaced) => missing("another program runs first and can let packets past it"),
         Some(LinkState::Behind) => {
             missing("another program runs first and can let packets past it, and it cannot be put before that one")

@@ -22,6 +22,7 @@ trials![
     a_crash_in_adopt needs NextAgent,
     a_crash_in_upgrade needs NextAgent,
     a_crash_in_replacement needs NextAgent Tcx,
+    a_crash_in_start needs NextAgent Tcx,
     every_step_is_in_a_scenario needs NextAgent,
     a_state_folder_that_fails needs NextAgent,
     a_state_folder_that_is_full,
@@ -65,6 +66,7 @@ const UPGRADE: [&str; 8] = [
     "link moved",
     "old layout removed",
 ];
+const START: [&str; 2] = ["HoldVeth", "AttachVeth"];
 const REPLACE: [&str; 5] = ["program pinned", "link updated", "object noted", "next link pinned", "link replaced"];
 
 /// One way through each hook: sockets over the veth and past it, and frames.
@@ -224,10 +226,28 @@ fn a_crash_in_replacement() {
     agent.remove(&["--all"]);
 }
 
+/// The daemon alone has links follow.
+fn a_crash_in_start() {
+    let scene = Scene::new();
+    let Scene { web, node, .. } = &scene;
+    let agent = scene.agent.upgraded();
+    let ways = ways(&scene);
+    let veth = &web.host_veths()[0];
+    for step in START {
+        agent.add(&[web.uid()]);
+        fs::remove_dir_all(node.folder().join("bpf/isolate-agent")).expect("the agent has made its pins");
+        isolate_tests::wait::until("nothing is attached", || !is_armed(node, veth));
+        ways.iter().for_each(Path::assert_flows);
+        assert!(agent.crashes_at(step, &["daemon"]), "the start did not come to {step}");
+        assert!(is_cut(&agent, &ways, step), "released after {step}");
+        agent.remove(&["--all"]);
+    }
+}
+
 /// A step that is added and that no scenario comes by would be tested by nothing.
 fn every_step_is_in_a_scenario() {
     let scene = Scene::new();
-    let scenarios = [&INSTALL[..], &RECORD, &CUT, &RELEASE, &UPGRADE, &REPLACE].concat();
+    let scenarios = [&INSTALL[..], &RECORD, &CUT, &RELEASE, &UPGRADE, &START, &REPLACE].concat();
     let forgotten: Vec<_> =
         scene.agent.upgraded().steps().into_iter().filter(|step| !scenarios.contains(&step.as_str())).collect();
     assert!(forgotten.is_empty(), "no scenario comes by {forgotten:?}");

@@ -30,6 +30,7 @@ mod full;
 mod fuzzed;
 mod guarantees;
 mod harness;
+mod held;
 mod isolate;
 mod kernel_errors;
 mod late;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
     }
     let trials = [
         harness::trials(),
+        held::trials(),
         isolate::trials(),
         kernel_errors::trials(),
         loopback::trials(),

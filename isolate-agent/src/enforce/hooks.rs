@@ -11,6 +11,7 @@ use std::{
 };
 
 use isolate_common::{Ask, DIRECTIONS, Direction, Hook};
+use rustix::io::Errno;
 
 use super::{
     EnforceError, Mended,
@@ -35,8 +36,10 @@ pub(super) struct Hooks {
     links: Links,
     filters: Filters,
     copies: VethCopies,
-    /// With tcx in use: whether there may be filters still. Nobody makes new ones.
+    /// With tcx in use: whether there may be filters.
     may_have_filters: bool,
+    /// With tcx in use: whether a filter can be where a link is to come.
+    filters_hold: bool,
     /// Where the kernel took no XDP program.
     refused: BTreeSet<NetdevKey>,
 }
@@ -50,6 +53,7 @@ impl Hooks {
             filters: Filters::open(bpffs, folder).map_err(EnforceError::Filters)?,
             copies: VethCopies::default(),
             may_have_filters: true,
+            filters_hold: mechanism == Mechanism::Tcx,
             refused: BTreeSet::new(),
         })
     }
@@ -68,6 +72,7 @@ impl Hooks {
     /// Looks at every hook.
     pub(super) fn observe(&mut self, programs: &mut Programs, observed: &mut Observed) -> Result<(), EnforceError> {
         self.links.observe(programs, observed)?;
+        observed.filters_hold = self.filters_hold;
         if self.mechanism == Mechanism::Clsact || self.may_have_filters {
             self.observe_filters(programs, observed)?;
         }
@@ -91,7 +96,7 @@ impl Hooks {
             links.filter(|link| link.is_live()).for_each(|link| *link = LinkState::Stale);
         }
         for (pin, direction, state) in found {
-            let state = self.both(pin.noted(direction, observed), Some(state));
+            let state = self.both(pin, pin.noted(direction, observed), state);
             note(observed, pin, direction, state);
         }
         // A filter can be taken away and its interface stay, unlike a link; nothing else remembers it.
@@ -107,10 +112,13 @@ impl Hooks {
     }
 
     /// What a link and a filter on the same place come to: one of them has to go, or to be put in the other's place.
-    fn both(&self, link: Option<LinkState>, filter: Option<LinkState>) -> Option<LinkState> {
-        let (own, other) = match self.mechanism {
-            Mechanism::Tcx => (link, filter),
-            Mechanism::Clsact => (filter, link),
+    fn both(&self, pin: Pin, link: Option<LinkState>, filter: LinkState) -> Option<LinkState> {
+        let (own, other) = match (self.mechanism, pin) {
+            (Mechanism::Tcx, Pin::Veth(_)) if link.is_none() && filter == LinkState::Holding => {
+                return Some(LinkState::Interim);
+            }
+            (Mechanism::Tcx, _) => (link, Some(filter)),
+            (Mechanism::Clsact, _) => (Some(filter), link),
         };
         match other {
             Some(other) if other.is_live() => Some(LinkState::Stale),
@@ -149,6 +157,33 @@ impl Hooks {
 
     pub(super) fn detach_lsm(&mut self, id: CgroupId, ask: Ask, observed: &mut Observed) -> Result<(), EnforceError> {
         self.links.detach_lsm(id, ask, observed)
+    }
+
+    /// A filter is attached without a wait for RCU. Where it would not come first, it is the link at once.
+    pub(super) fn hold_veth(
+        &mut self,
+        maps: &Maps,
+        programs: &mut Programs,
+        veth: &HostVeth,
+        direction: Direction,
+        observed: &mut Observed,
+    ) -> Result<(), EnforceError> {
+        if self.filters_hold {
+            self.may_have_filters = true;
+            match self.filters.attach_veth(programs, veth, direction) {
+                Ok(LinkState::Holding) => {
+                    note(observed, Pin::Veth(veth.ifindex), direction, Some(LinkState::Interim));
+                    return Ok(());
+                }
+                Ok(state) => tracing::debug!(veth = veth.name, ?state, "a filter does not hold it"),
+                Err(error) => {
+                    tracing::debug!(veth = veth.name, %error, "no filter holds it");
+                    // The kernel knows no such qdisc, or no such filter.
+                    self.filters_hold = Errno::from_io_error(&error) != Some(Errno::NOENT);
+                }
+            }
+        }
+        self.attach_veth(maps, programs, veth, direction, observed)
     }
 
     /// Leaves one hook of the mechanism in use, and then none of the other: at no time is there none.

@@ -313,6 +313,9 @@ impl Enforcer {
             Action::AttachCgroup(place, direction) => {
                 self.hooks.attach_cgroup(&self.programs, place, *direction, observed)
             }
+            Action::HoldVeth(veth, direction) => {
+                self.hooks.hold_veth(&self.maps, &mut self.programs, veth, *direction, observed)
+            }
             Action::AttachVeth(veth, direction) => {
                 self.hooks.attach_veth(&self.maps, &mut self.programs, veth, *direction, observed)
             }

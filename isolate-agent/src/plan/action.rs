@@ -34,7 +34,9 @@ pub enum Action {
     OpenGate(u32),
     /// Attaches the cgroup hook.
     AttachCgroup(CgroupPlace, Direction),
-    /// Attaches the veth hook of an isolated pod.
+    /// Has a filter be the veth hook of an isolated pod until its link is attached, where it comes first; else attaches the link.
+    HoldVeth(HostVeth, Direction),
+    /// Attaches the veth hook.
     AttachVeth(HostVeth, Direction),
     /// Attaches the netdev hook inside an isolated pod.
     AttachNetdev(NetdevPlace, Direction),
@@ -100,7 +102,7 @@ pub(super) fn sort(actions: &mut [Action]) {
     let same = |a: &Action, b: &Action| std::mem::discriminant(a) == std::mem::discriminant(b);
     for of_one_kind in actions.chunk_by_mut(same) {
         of_one_kind.sort_by_key(|action| match action {
-            Action::AttachVeth(_, direction) => *direction == Direction::In,
+            Action::HoldVeth(_, direction) | Action::AttachVeth(_, direction) => *direction == Direction::In,
             Action::AttachNetdev(place, direction) => place.has_host_end || *direction == Direction::In,
             _ => false,
         });
@@ -114,19 +116,20 @@ impl Action {
             || self.attaches_to_interface()
     }
 
-    /// Whether it attaches to an interface, which takes long.
+    /// Whether it attaches to an interface, which takes long, or may.
     pub(crate) const fn attaches_to_interface(&self) -> bool {
-        matches!(self, Self::AttachVeth(..) | Self::AttachNetdev(..))
+        matches!(self, Self::HoldVeth(..) | Self::AttachVeth(..) | Self::AttachNetdev(..))
     }
 
     /// What [`Self::step`] gives.
     #[cfg(feature = "fault-injection")]
-    pub(crate) const STEPS: [&str; 15] = [
+    pub(crate) const STEPS: [&str; 16] = [
         "SetPolicy",
         "SetCgroupKey",
         "SetVethKey",
         "OpenGate",
         "AttachCgroup",
+        "HoldVeth",
         "AttachVeth",
         "AttachNetdev",
         "AttachXdp",
@@ -147,6 +150,7 @@ impl Action {
             Self::SetVethKey(..) => "SetVethKey",
             Self::OpenGate(_) => "OpenGate",
             Self::AttachCgroup(..) => "AttachCgroup",
+            Self::HoldVeth(..) => "HoldVeth",
             Self::AttachVeth(..) => "AttachVeth",
             Self::AttachNetdev(..) => "AttachNetdev",
             Self::AttachXdp(_) => "AttachXdp",

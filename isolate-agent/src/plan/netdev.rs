@@ -51,12 +51,13 @@ impl View<'_> {
         }
     }
 
-    /// Whether a change can be made after its pod is called isolated: it guards a way past a host end that nobody can take now, and
-    /// where nothing has guarded it before.
+    /// Whether a change can be made after its pod is called isolated: it attaches a link where a filter cuts, or it guards a way past a
+    /// host end that nobody can take now, and where nothing has guarded it before.
     pub(super) fn can_follow(&self, action: &Action) -> bool {
         // By whatever slot's program.
         let same = |a: &NetdevKey, b: &NetdevKey| (a.namespace, a.index) == (b.namespace, b.index);
         let guarded = match action {
+            Action::AttachVeth(veth, direction) => return self.is_held(veth, *direction),
             Action::AttachNetdev(place, direction) if place.has_host_end => {
                 let mut links = self.observed.netdev_links.keys();
                 links.any(|(key, other)| other == direction && same(key, &place.key))
@@ -73,6 +74,8 @@ impl View<'_> {
         for pod in self.isolated_pods() {
             if let Some(slot) = occupied.get(&pod.uid) {
                 self.attach_netdev(homes.leave(pod), *slot, false, &mut actions);
+                let veths = homes.leave(pod).filter_map(|interface| interface.host.as_ref());
+                veths.for_each(|veth| self.attach_veth(veth, DIRECTIONS.into_iter(), &mut actions));
             }
         }
         self.keep_one_xdp_each(&occupied, &mut actions);

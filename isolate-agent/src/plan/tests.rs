@@ -94,6 +94,9 @@ fn carry_out(kernel: &mut Observed, action: &Action) {
         Action::AttachCgroup(place, direction) => {
             kernel.cgroup_links.insert((place.id, *direction), LinkState::Holding);
         }
+        Action::HoldVeth(veth, direction) => {
+            kernel.veth_links.insert((veth.ifindex, *direction), LinkState::Interim);
+        }
         Action::AttachVeth(veth, direction) => {
             kernel.veth_links.insert((veth.ifindex, *direction), LinkState::Holding);
         }
@@ -234,7 +237,7 @@ fn links<K: Ord + Clone + std::fmt::Debug>(
 ) -> impl Strategy<Value = BTreeMap<(K, Direction), LinkState>> {
     let state = prop_oneof![
         4 => Just(LinkState::Holding), 1 => Just(LinkState::Displaced), 1 => Just(LinkState::Behind),
-        1 => Just(LinkState::Stale),
+        1 => Just(LinkState::Stale), 1 => Just(LinkState::Interim),
         1 => Just(LinkState::Defunct)
     ];
     let direction = prop_oneof![Just(Direction::In), Just(Direction::Out)];
@@ -290,7 +293,7 @@ prop_compose! {
         lsm_links in links(cgroup_ids()),
         netdev_links in links(netdev_keys()),
         xdp_links in links(netdev_keys()),
-        host_ends_suffice in any::<bool>(),
+        (host_ends_suffice, filters_hold) in any::<(bool, bool)>(),
     ) -> Observed {
         let policy = |(slot, (pod, flags)): (u32, (u8, u32))| {
             (Slot(slot), Policy { uid: uid(pod).bytes(), in_use: 1, flags: PolicyFlags(flags), ..Policy::default() })
@@ -309,6 +312,7 @@ prop_compose! {
             netdev_links,
             xdp_links: xdp_links.into_iter().map(|((key, _), state)| (key, state)).collect(),
             host_ends_suffice,
+            filters_hold,
             has_lsm,
             lsm_links: lsm_links.into_iter().flat_map(asks).collect(),
         }
@@ -351,6 +355,8 @@ proptest! {
     #[test]
     fn what_is_desired_is_cut(mut node in nodes()) {
         let plan = node.view().plan();
+        let held = plan.enforce.iter().any(|action| matches!(action, Action::HoldVeth(..)));
+        prop_assert!(!held || (node.lingers && node.kernel.filters_hold), "nobody attaches the links");
         for action in &plan.enforce {
             carry_out(&mut node.kernel, action);
         }
@@ -646,7 +652,7 @@ proptest! {
                 Action::SetCgroupKey(id, _) => mine(&owns_cgroup(*id)),
                 Action::AttachCgroup(place, _) | Action::AttachLsm(place, _) => mine(&owns_cgroup(place.id)),
                 Action::SetVethKey(ifindex, _) | Action::SetLink(ifindex, _) => mine(&owns_veth(*ifindex)),
-                Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
+                Action::HoldVeth(veth, _) | Action::AttachVeth(veth, _) => mine(&owns_veth(veth.ifindex)),
                 Action::AttachNetdev(place, _) | Action::AttachXdp(place) => {
                     mine(&|pod: &Pod| insides(pod).any(|inside| inside.index == place.key.index))
                 }

@@ -7,12 +7,31 @@ use isolate_common::{DIRECTIONS, Direction};
 use super::{Action, View};
 use crate::{
     inventory::{HostVeth, IfIndex, Pod},
-    observed::{Slot, uid_of},
+    observed::{LinkState, Slot, uid_of},
     pod::PodUid,
     settings::Arm,
 };
 
 impl View<'_> {
+    /// Attaching a link keeps those behind it waiting for RCU, and a pod must not be open meanwhile: where nothing is yet, a filter
+    /// cuts, and its link can follow.
+    pub(super) fn cut_veth(&self, veth: &HostVeth, actions: &mut Vec<Action>) {
+        let open = DIRECTIONS.into_iter().filter(|direction| self.can_hold(veth, *direction));
+        actions.extend(open.map(|direction| Action::HoldVeth(veth.clone(), direction)));
+        self.attach_veth(veth, DIRECTIONS.into_iter(), actions);
+    }
+
+    fn can_hold(&self, veth: &HostVeth, direction: Direction) -> bool {
+        let is_bare = !self.observed.veth_links.contains_key(&(veth.ifindex, direction));
+        self.lingers && self.observed.filters_hold && veth.netkit.is_none() && is_bare
+    }
+
+    /// Whether a filter cuts there, or is to before anything else is done.
+    pub(super) fn is_held(&self, veth: &HostVeth, direction: Direction) -> bool {
+        let link = self.observed.veth_links.get(&(veth.ifindex, direction));
+        (self.lingers && link == Some(&LinkState::Interim)) || self.can_hold(veth, direction)
+    }
+
     /// A hook that is displaced sees only what the programs before it let through to it: it is put in front again,
     /// where it can be.
     pub(super) fn attach_veth(

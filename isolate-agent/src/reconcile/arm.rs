@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use isolate_common::Direction;
+
 use super::{Engine, place, repair::Before};
 use crate::{
+    inventory::HostVeth,
     observed::{LinkState, Observed, uid_of},
     plan::{Action, NetdevPlace},
 };
@@ -27,6 +30,12 @@ impl Engine {
         {
             return;
         }
+        // What was to hold its place may have had to be the link itself.
+        if let Action::AttachVeth(veth, direction) = &action
+            && self.veth_link(veth, *direction).is_some_and(LinkState::stands)
+        {
+            return;
+        }
         let inventories = [&self.inventory, &self.inventory];
         let repair = Before { known: &self.known, found: &self.observed, inventories }.repair(&action);
         let Err(error) = self.enforcer.apply(&action, &mut self.observed) else {
@@ -38,17 +47,30 @@ impl Engine {
         };
         self.unattachable.extend(place(&action).map(|place| (place, error.to_string())));
         match &action {
-            Action::AttachVeth(veth, _) => tracing::debug!(veth = veth.name, %error, "cannot arm"),
+            Action::AttachVeth(veth, _) if !self.follows(&action) => {
+                tracing::debug!(veth = veth.name, %error, "cannot arm");
+            }
             _ => self.warnings.push(error.to_string()),
         }
     }
 
     /// Carries out what is to follow the isolation of pods, before somebody looks who would find it missing, or nobody is there to do it.
     pub fn finish(&mut self) {
-        let follows = |action: &Action| matches!(action, Action::AttachNetdev(..) | Action::AttachXdp(_));
-        while self.to_arm.front().is_some_and(follows) {
+        while self.to_arm.front().is_some_and(|action| self.follows(action)) {
             self.arm_next();
         }
+    }
+
+    fn follows(&self, action: &Action) -> bool {
+        match action {
+            Action::AttachNetdev(..) | Action::AttachXdp(_) => true,
+            Action::AttachVeth(veth, direction) => self.veth_link(veth, *direction) == Some(LinkState::Interim),
+            _ => false,
+        }
+    }
+
+    fn veth_link(&self, veth: &HostVeth, direction: Direction) -> Option<LinkState> {
+        self.observed.veth_links.get(&(veth.ifindex, direction)).copied()
     }
 }
 

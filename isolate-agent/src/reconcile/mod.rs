@@ -406,7 +406,7 @@ fn remember(before: &Inventory, now: &mut Inventory, observed: &Observed) {
 /// The interface that a change attaches a hook to.
 const fn place(action: &Action) -> Option<Place> {
     match action {
-        Action::AttachVeth(veth, _) => Some(Place::HostEnd(veth.ifindex)),
+        Action::HoldVeth(veth, _) | Action::AttachVeth(veth, _) => Some(Place::HostEnd(veth.ifindex)),
         Action::AttachNetdev(place, _) | Action::AttachXdp(place) => Some(Place::Inside(place.key)),
         _ => None,
     }

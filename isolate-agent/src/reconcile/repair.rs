@@ -63,7 +63,7 @@ impl Before<'_> {
                 let fate = fate(known.lsm_links.get(&key), found.lsm_links.get(&key))?;
                 hook(known.cgroup_keys.get(&place.id), Hook::Lsm, fate, &place.path.display().to_string())
             }
-            Action::AttachVeth(veth, direction) => {
+            Action::HoldVeth(veth, direction) | Action::AttachVeth(veth, direction) => {
                 let key = (veth.ifindex, *direction);
                 let fate = fate(known.veth_links.get(&key), found.veth_links.get(&key))?;
                 hook(known.veth_keys.get(&veth.ifindex), Hook::Veth, fate, &veth.name)

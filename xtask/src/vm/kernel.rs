@@ -66,6 +66,7 @@ const WITH_NETKIT: &[&str] = &[
     "loopback::",
     "crash::",
     "netkit::",
+    "held::",
     "powers::",
     "repair::",
     "upgrade::",
