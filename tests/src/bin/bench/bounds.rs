@@ -74,16 +74,9 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
             median("cut.floor.process"),
         ),
         ["scale", "boot", ..] => format!(
-            "nothing is left of the pins after a reboot, so the programs are loaded anew: with one pod it takes {} ms. Each of the 50 \
-             pods needs two tcx attaches, one after the other: the kernel waits for an RCU grace period under the RTNL lock at each, {} ms \
-             in this run for an empty program on an idle interface ({} ms for a hundred), and offers no way to share it. An attach \
-             that comes while RCU has something else to wait for waits for two. The keys and the cgroup hooks of all 50, which cut \
-             every socket, come before all of them; an attach holds before it waits.",
+            "nothing is left of the pins after a reboot, so the programs are loaded anew: with one pod it takes {} ms. The rest is the \
+             look at the node, and two attaches to the cgroup and two filters on the host end of each of the 50 pods.",
             median("scale.boot.1"),
-            median("cut.tcx_attach"),
-            report
-                .summary("cut.tcx_attach")
-                .map_or_else(|| "(not measured)".to_owned(), |one| figure(100.0 * one.median)),
         ),
         ["scale", "scrape", ..] => format!(
             "26 samples a pod, 2.6 MB of text for a thousand. {} ms are the status that they come from; the rest is the text and its way through the socket.",

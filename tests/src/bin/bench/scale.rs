@@ -57,9 +57,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
             "A node with so many pods, each with a namespace, a routed veth, a cgroup and a process; one daemon. *Isolating all* \
              is one request for all of them, timed by the packets of every pod to the last one that got out of any (a round \
              over all pods every {} µs or more), and by the answer. The *start* is that of a daemon on a node that was \
-             rebooted: up to {ISOLATED} records, no pins. *Ready* means that every record is enforced by every hook; the others \
-             are armed behind it. Nobody asks the daemon anything meanwhile: it tells its service manager, and pins what it \
-             attaches. Lists and scrapes are with all pods isolated and every hook attached; while some still follow, an answer \
+             rebooted: up to {ISOLATED} records, no pins. *Ready* means that every record is enforced, at the host ends by filters; \
+             links take their places behind it, and then the other pods are armed. Nobody asks the daemon anything meanwhile: it \
+             tells its service manager, and pins what it attaches. Lists and scrapes are with all pods isolated and every hook attached; while some still follow, an answer \
              waits for the attach that is under way. CPU at rest is over {} s. The *order* is the exponent b of a·n^b that fits \
              best from 10 pods on: 1 is linear, 0 is constant.",
             SHORTEST_PERIOD.as_micros(),
