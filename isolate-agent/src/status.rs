@@ -2,7 +2,7 @@
 
 mod power;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use crate::{
     control::protocol::{
@@ -32,7 +32,7 @@ pub enum Place {
 /// Every hook of an isolated pod.
 pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &Unattachable) -> Vec<HookStatus> {
     let mut rows = Rows(Vec::with_capacity(HOOKS.len() * DIRECTIONS.len() * pod.interfaces.len().max(1)));
-    let directory = pod.cgroup.as_ref().map_or(Cow::Borrowed("-"), |cgroup| cgroup.path.to_string_lossy());
+    let directory = pod.cgroup.as_ref().map_or_else(|| "-".into(), |cgroup| cgroup.path.to_string_lossy().into());
     for direction in DIRECTIONS {
         let state = pod.cgroup.as_ref().map_or_else(
             || missing("the pod has no cgroup in the unified hierarchy (cgroup v1)"),
@@ -42,20 +42,23 @@ pub fn hooks(pod: &Pod, slot: Option<Slot>, observed: &Observed, unattachable: &
     }
     for hook in [Hook::Veth, Hook::Netdev] {
         for interface in &pod.interfaces {
+            let place = match (hook, &interface.host) {
+                (Hook::Veth, Some(veth)) => &veth.name,
+                _ => &interface.name,
+            };
+            let place = place.as_str().into();
             for direction in DIRECTIONS {
-                let (place, state) = match (hook, &interface.host) {
-                    (Hook::Veth, Some(veth)) => (&veth.name, veth_state(veth, direction, observed, unattachable)),
-                    (Hook::Veth, None) => {
-                        (&interface.name, not_applicable(format!("a {} has no host end", interface.kind)))
-                    }
-                    _ => (&interface.name, netdev_state(interface, direction, slot, observed, unattachable)),
+                let state = match (hook, &interface.host) {
+                    (Hook::Veth, Some(veth)) => veth_state(veth, direction, observed, unattachable),
+                    (Hook::Veth, None) => not_applicable(format!("a {} has no host end", interface.kind)),
+                    _ => netdev_state(interface, direction, slot, observed, unattachable),
                 };
-                rows.push(hook, direction, place, state);
+                rows.push(hook, direction, &place, state);
             }
         }
         if pod.interfaces.is_empty() {
             for direction in DIRECTIONS {
-                rows.push(hook, direction, "-", without_interfaces(pod));
+                rows.push(hook, direction, &"-".into(), without_interfaces(pod));
             }
         }
     }
@@ -71,9 +74,9 @@ type Shown = (HookState, Option<Cow<'static, str>>);
 struct Rows(Vec<HookStatus>);
 
 impl Rows {
-    fn push(&mut self, hook: Hook, direction: Direction, place: &str, (state, detail): Shown) {
+    fn push(&mut self, hook: Hook, direction: Direction, place: &Arc<str>, (state, detail): Shown) {
         let (hook, direction) = (hook.name().into(), direction.name().into());
-        self.0.push(HookStatus { hook, direction, place: place.to_owned(), state, detail });
+        self.0.push(HookStatus { hook, direction, place: Arc::clone(place), state, detail });
     }
 }
 

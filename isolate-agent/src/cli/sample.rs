@@ -17,7 +17,7 @@ fn hook(
     HookStatus {
         hook: hook.into(),
         direction: direction.into(),
-        place: place.to_owned(),
+        place: place.into(),
         state,
         detail: detail.map(|detail| detail.to_owned().into()),
     }

@@ -125,7 +125,7 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
             Cell::from(&*hook.hook),
             Cell::from(&*hook.direction),
             state,
-            Cell::from(output::or_dash(hook.place.clone())),
+            Cell::from(output::or_dash(hook.place.to_string())),
             Cell::from(hook.detail.as_deref().unwrap_or("-")),
         ]
     });
@@ -216,7 +216,7 @@ mod tests {
     fn text_from_elsewhere_does_not_steer_the_terminal() {
         let mut status = sample::status();
         status.isolations[0].by = "x\x1b]0;owned\x07".to_owned();
-        status.isolations[0].hooks[0].place = "a\nb".to_owned();
+        status.isolations[0].hooks[0].place = "a\nb".into();
         let text = node(&status, Style { terminal: true, colour: false, width: Some(160) });
         assert!(!text.contains(['\x1b', '\x07']) && !text.contains("a\nb"), "{text:?}");
     }

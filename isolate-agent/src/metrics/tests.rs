@@ -53,7 +53,7 @@ fn mk_isolation(index: u32) -> Isolation {
             .map(|(hook, direction)| HookStatus {
                 hook: hook.name().into(),
                 direction: direction.name().into(),
-                place: String::new(),
+                place: "".into(),
                 state: HookState::Holding,
                 detail: None,
             })
@@ -105,13 +105,13 @@ fn the_status_is_told_as_it_is() {
     broken.record = Record::Unsaved;
     broken.hooks.iter_mut().for_each(|hook| match &*hook.hook {
         "cgroup" => hook.state = HookState::NotApplicable,
-        _ => hook.place = "veth0".to_owned(),
+        _ => hook.place = "veth0".into(),
     });
     // A second interface, one direction of which is gone.
     broken.hooks.push(HookStatus {
         hook: "veth".into(),
         direction: "in".into(),
-        place: "veth1".to_owned(),
+        place: "veth1".into(),
         state: HookState::Missing,
         detail: None,
     });

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     fn status(state: HookState) -> HookStatus {
-        HookStatus { hook: "veth".into(), direction: "in".into(), place: "veth1".to_owned(), state, detail: None }
+        HookStatus { hook: "veth".into(), direction: "in".into(), place: "veth1".into(), state, detail: None }
     }
 
     fn evidence(sent: u64, came: u64, passed: u64) -> Evidence {

@@ -148,7 +148,7 @@ fn probe(subject: &Subject) -> Result<Evidences, String> {
             // Nothing can be received on a socket that cannot be made.
             Some((Hook::Lsm, _)) => refused.get_or_insert_with(|| refusal(subject)).clone(),
             Some((hook, direction)) => {
-                let nth = seen.entry((hook, direction, status.place.as_str())).or_default();
+                let nth = seen.entry((hook, direction, &*status.place)).or_default();
                 let interface = interface(&subject.pod, hook, &status.place, *nth);
                 *nth += 1;
                 match (interface, &guard) {
@@ -223,7 +223,13 @@ fn prove(before: &Subject, after: &Subject, evidence: &Result<Evidences, String>
         });
         let (finding, evidence) = judge::judge(status, after.hooks.iter().find(same), found, counted);
         let HookStatus { hook, direction, place, .. } = status.clone();
-        Proof { hook: hook.into_owned(), direction: direction.into_owned(), place, finding, evidence }
+        Proof {
+            hook: hook.into_owned(),
+            direction: direction.into_owned(),
+            place: place.to_string(),
+            finding,
+            evidence,
+        }
     };
     let relevant = before.hooks.iter().enumerate().filter(|(_, status)| status.state != HookState::NotApplicable);
     relevant.map(prove).collect()
