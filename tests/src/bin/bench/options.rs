@@ -16,7 +16,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
     pub(crate) only: Vec<Part>,
     /// Rounds of the programs alone
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 400)]
     pub(crate) micro_rounds: u32,
     /// Rounds of a healthy pod's traffic
     #[arg(long, value_name = "N", default_value_t = 200)]
