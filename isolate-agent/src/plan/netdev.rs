@@ -1,4 +1,5 @@
-//! The netdev hook: which interfaces inside pods it is attached to, in which directions, and when it goes.
+//! The netdev hook: which interfaces inside pods it is attached to, in which directions, and when it goes. And what may follow
+//! a cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -32,23 +32,24 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
         ["flood", flow, load, _, over] => {
             let (hook, floor) = if *flow == "in" { ("bare_tcx", "veth") } else { ("bare_cgroup", "cgroup") };
             let of_floor = median(&format!("flood.{flow}.{load}.isolate.over_{hook}"));
+            let own = median(&format!("micro.drop.{floor}_{flow}.over_bare"));
             if over.ends_with(hook) {
                 return format!(
-                    "attribution and counting: {} ns over a bare program by test run, for array reads (gate, table of keys, policy, \
-                     counters) and, at the cgroup hook, one call of the kernel that tells the packet's cgroup.",
-                    median(&format!("micro.drop.{floor}_{flow}.over_bare")),
+                    "attribution and counting: {own} ns over a bare program by test run, for array reads (gate, table of keys, policy, \
+                     counters) and, at the cgroup hook, one call of the kernel that tells the packet's cgroup."
                 );
             }
             let bare = median(&format!("flood.{flow}.{load}.{hook}.over_iptables_nft"));
             let why = if *flow == "in" {
-                "the rest is the sender's: its system call, its stack and the veth, which every way of dropping pays here, since \
+                "what is left is the sender's: its system call, its stack and the veth, which every way of dropping pays here, since \
                  one core does it all"
             } else {
-                "iptables' OUTPUT comes before the cgroup hook on a packet's way through the IP layer, so that not even an empty \
-                 program there gets below it"
+                "iptables' OUTPUT comes before the cgroup hook on a packet's way through the IP layer"
             };
             format!(
-                "the floor, a program that only drops on the same hook, is at {bare} itself; isolate is {of_floor} of it. {why}."
+                "the floor, a program that only drops on the same hook, is at {bare} itself: {why}. isolate is {of_floor} of the \
+                 floor, for it finds out whose packet it is, and counts: {own} ns over it by test run, with all of its maps in the \
+                 cache."
             )
         }
         ["cut", "daemon_armed", _] => format!(
