@@ -94,10 +94,15 @@ fn strangers(netns: &Netns, device: &str) -> Vec<Filter> {
     filters.filter(|filter| !is_ours(filter)).collect()
 }
 
-fn has_clsact(node: &Node, veth: &str) -> bool {
+/// Whether a host end has such a qdisc.
+pub(crate) fn has_qdisc(node: &Node, veth: &str, kind: &str) -> bool {
     let show = ["-n", node.netns().name(), "qdisc", "show", "dev", veth];
     let output = launch::succeed(Command::new("tc").args(show));
-    String::from_utf8_lossy(&output.stdout).contains("clsact")
+    String::from_utf8_lossy(&output.stdout).contains(kind)
+}
+
+fn has_clsact(node: &Node, veth: &str) -> bool {
+    has_qdisc(node, veth, "clsact")
 }
 
 fn a_filter_cuts_and_goes() {

@@ -18,7 +18,7 @@ use isolate_tests::{
     wait,
 };
 
-use crate::{arming::is_armed, scene::Scene, suite::trials};
+use crate::{arming::is_armed, clsact::has_qdisc, scene::Scene, suite::trials};
 
 trials![
     all_are_cut_before_the_first_link needs NextAgent Tcx,
@@ -40,12 +40,6 @@ fn attached(node: &Node, veths: &[&str]) -> (usize, usize) {
     };
     let links = all(&|veth, side| bpf::tcx_chain(node.netns(), veth, side).len());
     (links, all(&|veth, side| bpf::filters(node.netns(), veth, side).len()))
-}
-
-fn has_qdisc(node: &Node, veth: &str, kind: &str) -> bool {
-    let show = ["-n", node.netns().name(), "qdisc", "show", "dev", veth];
-    let output = launch::succeed(Command::new("tc").args(show));
-    String::from_utf8_lossy(&output.stdout).contains(kind)
 }
 
 /// What leaves past all sockets: only the hook on the host end cuts it.
