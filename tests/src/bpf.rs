@@ -3,7 +3,7 @@
 //! Reads only, and knows none of the agent's code.
 
 use std::{
-    fs,
+    fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
     process::Command,
@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     maps::loaded_maps,
-    programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs},
+    programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_links, loaded_programs},
 };
 
 use crate::{feature, netdev, netns::Netns, program};
@@ -73,8 +73,19 @@ pub fn program_of_link(pin: &Path) -> OwnedFd {
     let link = program::open_pin(pin).unwrap_or_else(|error| panic!("{}: {error}", pin.display()));
     let wanted = field(&fdinfo(&link), "prog_id:").expect("a link's fdinfo names its program");
     let program = loaded_programs().flatten().find(|program| program.id() == wanted).expect("the link holds it");
-    let fd = program.fd().expect("root may open a program");
-    fd.as_fd().try_clone_to_owned().expect("a descriptor can be copied")
+    open(&program).expect("root may open a program")
+}
+
+/// A program of this name, if one is loaded at this moment.
+pub fn program_named(name: &str) -> Option<OwnedFd> {
+    let program = loaded_programs().flatten().find(|program| program.name_as_str() == Some(name))?;
+    // It may have gone meanwhile.
+    open(&program).ok()
+}
+
+fn open(program: &ProgramInfo) -> io::Result<OwnedFd> {
+    let fd = program.fd().map_err(io::Error::other)?;
+    fd.as_fd().try_clone_to_owned()
 }
 
 fn fdinfo(fd: &OwnedFd) -> String {

@@ -64,6 +64,11 @@ pub fn cgroup_filter(answer: i32) -> io::Result<OwnedFd> {
     load(bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB, &[put(0, answer), EXIT])
 }
 
+/// Loads an XDP program that answers this number for every frame.
+pub fn xdp(answer: i32) -> io::Result<OwnedFd> {
+    load(bpf_prog_type::BPF_PROG_TYPE_XDP, &[put(0, answer), EXIT])
+}
+
 /// How a CNI with eBPF host routing forwards: what comes in at `from` is put straight into the namespace behind `to`, past the
 /// programs of `to` itself (`bpf_redirect_peer`, kernel 5.10). Both are the host ends of veths in `netns`.
 pub fn redirect_peer(netns: &Netns, from: &str, to: &str) -> io::Result<OwnedFd> {
@@ -164,8 +169,8 @@ pub fn test_run_from(program: BorrowedFd<'_>, frame: &[u8], indexes: [u32; 2], r
 }
 
 /// The same for an XDP program, which is told of no interface.
-pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
-    run(program, frame, &[], 1)
+pub fn test_run_xdp(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<u32> {
+    run(program, frame, &[], repeat)
 }
 
 fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<u32> {

@@ -1,5 +1,7 @@
 //! What keeps a figure from its target, with the floor as the same run measured it.
 
+use isolate_common::names;
+
 use crate::{
     floor::WORK,
     report::{Report, figure},
@@ -30,9 +32,10 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
             )
         }
         ["flood", flow, load, _, over] => {
-            let (hook, floor) = if *flow == "in" { ("bare_tcx", "veth") } else { ("bare_cgroup", "cgroup") };
+            let (hook, program) =
+                if *flow == "in" { ("bare_tcx", names::VETH_IN) } else { ("bare_cgroup", names::CGROUP_OUT) };
             let of_floor = median(&format!("flood.{flow}.{load}.isolate.over_{hook}"));
-            let own = median(&format!("micro.drop.{floor}_{flow}.over_bare"));
+            let own = median(&format!("micro.isolated.{program}.dropped.over_bare"));
             if over.ends_with(hook) {
                 return format!(
                     "attribution and counting: {own} ns over a bare program by test run, for array reads (gate, table of keys, policy, \

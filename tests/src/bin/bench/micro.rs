@@ -1,22 +1,26 @@
 //! The programs alone: time per packet by `BPF_PROG_TEST_RUN`, against a program on the same hook that does nothing.
 
+mod isolated;
+
 use std::{
-    fs,
+    io,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
 };
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use isolate_common::{Near, PLACES, gate_for, names};
-use isolate_tests::{agent::Agent, bpf, netdev, node::Node, program};
+use isolate_tests::{agent::Agent, node::Node, program};
 
 use crate::{
-    cpu, crowd,
+    cpu,
     options::Options,
     report::{Report, Section, Table, figure, spread},
     stats::Series,
 };
 
+/// `TC_ACT_UNSPEC`.
+const NEXT: i32 = -1;
 /// Runs of a program in one sample.
 const REPEAT: u32 = 100_000;
 /// How many pods are isolated, beside the one whose packets are measured.
@@ -26,45 +30,48 @@ const HEALTHY: u32 = 1;
 /// Where the keys of those begin: no interface has such an index. The first has the healthy pod's place in the table.
 const STRANGERS: u32 = HEALTHY + 100 * PLACES;
 
-/// Measures healthy pods' packets on the veth hook, then isolated pods' packets on every hook.
+/// Measures healthy pods' packets on the veth hook, then isolated pods' packets in every program.
 pub(crate) fn run(options: &Options, report: &mut Report) {
     let node = Node::new();
-    crowd::prepare(&node);
     let agent = Agent::new(&node);
     agent.run(&["status"]).expect(0);
     let pins = pins(&node);
-    let empty = Empty::load();
+    let empty = program::classifier(NEXT).expect("root may load a program of two instructions");
     let mut maps = Maps::open(&pins);
+    let sample =
+        |program: &OwnedFd| nanos(&node, NEXT, || program::test_run(program.as_fd(), &[0; 64], HEALTHY, REPEAT));
 
-    let mut table = Table::new(&["hook", "isolated", "ns per packet", "spread", "empty program", "over it"]);
-    for (name, pin) in [("veth in", names::VETH_IN), ("veth out", names::VETH_OUT)] {
-        let ours = open(&pins, pin);
-        let mut samples: Vec<Series> = vec![Series::default(); OTHERS.len() + 1];
-        for _ in 0..options.micro_rounds {
-            samples[0].push(cpu::pinned(|| nanos(&node, &empty.classifier, HEALTHY)));
-            for (series, others) in samples[1..].iter_mut().zip(OTHERS) {
-                maps.isolate(others);
-                series.push(cpu::pinned(|| nanos(&node, &ours, HEALTHY)));
+    let hooks = [("veth in", names::VETH_IN), ("veth out", names::VETH_OUT)];
+    let mut hooks = hooks.map(|(name, pin)| (name, open(&pins, pin), OTHERS.map(|_| Series::default())));
+    let mut floor = Series::default();
+    for _ in 0..options.micro_rounds {
+        floor.push(sample(&empty));
+        for (number, others) in OTHERS.into_iter().enumerate() {
+            maps.isolate(others);
+            for (_, ours, samples) in &mut hooks {
+                samples[number].push(sample(ours));
             }
-            maps.isolate(0);
         }
-        for (series, others) in samples[1..].iter().zip(OTHERS) {
-            let over = series.minus(&samples[0]);
-            let (summary, over_summary) = (series.summary(), over.summary());
+        maps.isolate(0);
+    }
+    let mut table = Table::new(&["hook", "isolated", "ns per packet", "spread", "empty program", "over it"]);
+    for (name, _, samples) in &hooks {
+        for (series, others) in samples.iter().zip(OTHERS) {
+            let over = series.minus(&floor);
             let isolated = if others == 0 { "nobody (gate shut)".to_owned() } else { format!("{others} others") };
             table.row([
-                name.to_owned(),
+                (*name).to_owned(),
                 isolated,
-                figure(summary.median),
-                spread(summary),
-                figure(samples[0].median()),
-                format!("{:+.1}", over_summary.median),
+                figure(series.median()),
+                spread(series.summary()),
+                figure(floor.median()),
+                format!("{:+.1}", over.median()),
             ]);
-            report.figure(&format!("micro.{}.{others}_isolated", name.replace(' ', "_")), "ns", series);
-            report.figure(&format!("micro.{}.{others}_isolated.over_empty", name.replace(' ', "_")), "ns", &over);
+            let name = format!("micro.{}.{others}_isolated", name.replace(' ', "_"));
+            report.figure(&name, "ns", series);
+            report.figure(&format!("{name}.over_empty"), "ns", &over);
         }
     }
-    let drops = isolated(options, report, &node, &agent, &empty);
     report.section(Section {
         title: "Healthy pods: the programs alone",
         text: format!(
@@ -77,101 +84,19 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         tables: vec![table],
         ..Section::default()
     });
-    report.section(Section {
-        title: "Isolated pods: the programs alone",
-        text: "What dropping and counting a packet costs in each program, against a program on the same hook that only drops \
-               (the floor)."
-            .to_owned(),
-        tables: vec![drops],
-        ..Section::default()
-    });
+    isolated::run(options, report);
 }
 
-/// Of an isolated pod.
-fn isolated(options: &Options, report: &mut Report, node: &Node, agent: &Agent, empty: &Empty) -> Table {
-    let pods = crowd::start(node, 0, 1);
-    let pod = &pods[0];
-    agent.add(&[&pod.uid]);
-    let (pins, ifindex) = (pins(node), netdev::index(node.netns(), &pod.veth));
-    let programs = [
-        ("cgroup in", open(&pins, names::CGROUP_IN), &empty.cgroup_drop),
-        ("cgroup out", open(&pins, names::CGROUP_OUT), &empty.cgroup_drop),
-        ("veth in", open(&pins, names::VETH_IN), &empty.drop),
-        ("veth out", open(&pins, names::VETH_OUT), &empty.drop),
-        ("netdev in", netdev_in(&pins), &empty.drop),
-    ];
-    let mut table = Table::new(&["hook", "ns per packet", "spread", "bare drop", "over it"]);
-    for (name, ours, bare) in programs {
-        let (mut own, mut floor) = (Series::default(), Series::default());
-        for _ in 0..options.micro_rounds {
-            floor.push(within(pod.cgroup().into(), || nanos(node, bare, ifindex)));
-            own.push(within(pod.cgroup().into(), || nanos(node, &ours, ifindex)));
-        }
-        let over = own.minus(&floor);
-        let floor = figure(floor.median());
-        let over_text = format!("{:+.1}", over.median());
-        table.row([name.to_owned(), figure(own.median()), spread(own.summary()), floor, over_text]);
-        report.figure(&format!("micro.drop.{}", name.replace(' ', "_")), "ns", &own);
-        report.figure(&format!("micro.drop.{}.over_bare", name.replace(' ', "_")), "ns", &over);
-    }
-    agent.remove(&[&pod.uid]);
-    table
-}
-
-/// The netdev program of the one isolated pod: it is not pinned, its link is.
-fn netdev_in(pins: &std::path::Path) -> OwnedFd {
-    let links = fs::read_dir(pins.join("links")).expect("the agent keeps its links there").flatten();
-    let is_it = |name: &str| name.starts_with("netdev-") && name.ends_with("-in");
-    let link = links
-        .map(|link| link.path())
-        .find(|link| link.file_name().is_some_and(|name| name.to_str().is_some_and(is_it)));
-    bpf::program_of_link(&link.expect("the netdev hook is attached inside the pod"))
-}
-
-/// Programs of two instructions.
-struct Empty {
-    classifier: OwnedFd,
-    drop: OwnedFd,
-    cgroup_drop: OwnedFd,
-}
-
-impl Empty {
-    fn load() -> Self {
-        const NEXT: i32 = -1;
-        const SHOT: i32 = 2;
-        let loaded = "root may load a program of two instructions";
-        Self {
-            classifier: program::classifier(NEXT).expect(loaded),
-            drop: program::classifier(SHOT).expect(loaded),
-            cgroup_drop: program::cgroup_filter(0).expect(loaded),
-        }
-    }
-}
-
-/// Time per packet of one sample, on this thread's core.
-fn nanos(node: &Node, program: &OwnedFd, ifindex: u32) -> f64 {
-    let frame = [0_u8; 64];
+/// Time per packet of one sample, on this thread's core. A program that answers otherwise is not what is to be measured.
+fn nanos(node: &Node, answer: i32, run: impl FnOnce() -> io::Result<u32> + Send) -> f64 {
     node.netns().enter(|| {
         cpu::pin(cpu::last());
         let before = cpu::thread_nanos();
-        program::test_run(program.as_fd(), &frame, ifindex, REPEAT).expect("the kernel runs it");
-        (cpu::thread_nanos() - before) / f64::from(REPEAT)
+        let answered = run().expect("the kernel runs it");
+        let nanos = cpu::thread_nanos() - before;
+        assert_eq!(answered.cast_signed(), answer, "the program's answer");
+        nanos / f64::from(REPEAT)
     })
-}
-
-/// Runs something in a cgroup: a test run's packets belong to the cgroup of who runs it.
-fn within<T: Send>(cgroup: PathBuf, run: impl FnOnce() -> T + Send) -> T {
-    let own = fs::read_to_string("/proc/self/cgroup").expect("procfs is mounted");
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("this process is in the unified hierarchy");
-    let own = isolate_tests::cgroup::mount().join(own);
-    let enter = |cgroup: PathBuf| {
-        fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).expect("root may move itself");
-    };
-    // A pod-level cgroup holds processes only where no controller is passed on, as here.
-    enter(cgroup);
-    let result = run();
-    enter(own);
-    result
 }
 
 /// The maps that decide how far a healthy pod's packet gets.

@@ -52,7 +52,7 @@ pub(crate) fn fuzz(pins: &[PathBuf], ifindex: u32, mut frames: Frames, count: us
         let came_in_on = if step.forwarded { ifindex } else { 0 };
         let program = programs[step.program].as_fd();
         let answer = if is_xdp(&pins[step.program]) {
-            program::test_run_xdp(program, &step.frame)
+            program::test_run_xdp(program, &step.frame, 1)
         } else {
             program::test_run_from(program, &step.frame, [came_in_on, ifindex], 1)
         };
