@@ -8,7 +8,8 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use isolate_common::{
-    Direction, Exemption, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Near, Nearby, PLACES, Policy, SlotCounters,
+    Direction, Exemption, GATE_SHUT, Hook, KernelError, Lookup, MAX_CGROUP_LEVEL, Near, Nearby, PLACES, Policy,
+    SlotCounters,
 };
 
 use crate::report::report;
@@ -31,6 +32,13 @@ static ISO_POLICY: Array<Policy> = Array::with_max_entries(ENTRIES, 0);
 #[map]
 static ISO_COUNTERS: PerCpuArray<SlotCounters> = PerCpuArray::with_max_entries(ENTRIES, 0);
 
+/// The gate as a variable: in the programs of the veth hook the agent puts the one value of [`ISO_GATE`] in its place. A look-up would
+/// be most of what they do to a healthy pod's packet. In a program that is loaded otherwise the gate stays open, and packets are
+/// looked up.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data")]
+static mut ISO_GATE_VALUE: u32 = u32::MAX;
+
 /// Which pod this copy of a program was loaded for; the agent sets it.
 #[unsafe(no_mangle)]
 static ISO_SLOT: u32 = 0;
@@ -50,9 +58,16 @@ pub(crate) enum Attribution {
     Slot(u32),
 }
 
-/// The gate; unreadable counts as open at every level.
+/// Whether nobody is isolated, for the veth hook.
 #[inline(always)]
-pub(crate) fn gate() -> u32 {
+pub(crate) fn is_gate_shut() -> bool {
+    // SAFETY: a `u32`, which is written whole. Read as volatile because it is the agent that writes it.
+    unsafe { (&raw const ISO_GATE_VALUE).read_volatile() == GATE_SHUT }
+}
+
+/// The gate, as the levels of isolated pods' cgroups; unreadable counts as open at every level.
+#[inline(always)]
+fn levels() -> u32 {
     let Some(gate) = ISO_GATE.get(0) else {
         report(KernelError::NoGate, 0);
         return u32::MAX;
@@ -123,7 +138,7 @@ pub(crate) fn slot_of_process() -> Option<u32> {
 
 #[inline(always)]
 fn slot_of_ancestor(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
-    let levels = gate();
+    let levels = levels();
     let mut level = 1;
     while level <= MAX_CGROUP_LEVEL {
         if levels & (1 << level) != 0 {

@@ -22,9 +22,9 @@ use aya_ebpf::{
     macros::{cgroup_skb, classifier, xdp},
     programs::{SkBuffContext, TcContext, XdpContext},
 };
-use isolate_common::{Direction, Exemption, GATE_SHUT, Hook, Lookup, Policy, Verdict, verdict};
+use isolate_common::{Direction, Exemption, Hook, Lookup, Policy, Verdict, verdict};
 
-use crate::lookup::{Attribution, count, gate, host_end, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
+use crate::lookup::{Attribution, count, host_end, is_gate_shut, own_slot, policy, slot_of_cgroup, slot_of_ifindex};
 
 /// What a `cgroup_skb` program returns to let a packet go on; 0 drops it (on egress the sender sees EPERM).
 const CGROUP_PASS: i32 = 1;
@@ -100,7 +100,7 @@ fn iso_guard(ctx: TcContext) -> i32 {
 /// Attached to every armed pod's host veth, so the way of a healthy pod's packet is short: the gate, then one look-up.
 #[inline(always)]
 fn veth(ctx: &TcContext, direction: Direction) -> i32 {
-    if gate() == GATE_SHUT {
+    if is_gate_shut() {
         return TC_ACT_UNSPEC;
     }
     let known = host_end();

@@ -29,11 +29,16 @@ impl VethCopies {
     /// A copy of the program for a direction; a fresh one is in no chain yet.
     pub(super) fn of(&mut self, maps: &Maps, direction: Direction, fresh: bool) -> Result<&OwnedFd, EnforceError> {
         if fresh || self.last.is_none() {
-            self.last = Some(load(maps, Slot::NOBODYS, NO_HOST_END, [names::VETH_IN, names::VETH_OUT])?);
+            self.last = Some(of_veth_hook(maps)?);
         }
         let copies = self.last.as_ref().expect("it was set above");
         Ok(&copies[direction as usize])
     }
+}
+
+/// A copy of the veth hook's programs, in and out, whose packets tell the host end.
+pub(super) fn of_veth_hook(maps: &Maps) -> Result<[OwnedFd; 2], EnforceError> {
+    load(maps, Slot::NOBODYS, NO_HOST_END, [names::VETH_IN, names::VETH_OUT])
 }
 
 /// A copy of one of the netdev hook's programs for the pod in a slot.
@@ -72,6 +77,10 @@ fn load<const N: usize>(
             (None, EbpfSectionKind::Rodata) => {
                 constants.push(sys::constants(map.data()).map_err(load_error)?);
                 constants.last().expect("it was pushed just now").as_raw_fd()
+            }
+            // The programs' only variable: in its place they read what the gate holds.
+            (None, EbpfSectionKind::Data) if map.data().len() == size_of::<u32>() => {
+                maps.fd(names::GATE).expect("all are opened together").as_raw_fd()
             }
             (None, _) => return Err(load_error(format!("the object's map {name} is not among those that are pinned"))),
         };

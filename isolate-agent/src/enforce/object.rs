@@ -16,7 +16,7 @@ use aya::{Btf, Ebpf, EbpfLoader, programs::Program};
 use isolate_common::{Ask, KernelError, names};
 
 use super::{
-    EnforceError, MAX_ALLOWED_IN_ALL,
+    EnforceError, MAX_ALLOWED_IN_ALL, copies,
     maps::Maps,
     pin::{NEXT, unpin},
     pins, sys, upgrade,
@@ -31,9 +31,6 @@ const VETHS_PER_POD: u32 = 2;
 
 /// Probe connections that are known at a time, of all pods together. With more, the kernel forgets the oldest.
 const FLOWS: u32 = 8192;
-
-/// Programs that one copy of serves all pods.
-const PINNED: [&str; 4] = [names::CGROUP_IN, names::CGROUP_OUT, names::VETH_IN, names::VETH_OUT];
 
 /// Beside the pins: says which object they were loaded from.
 const NOTE: &str = "object";
@@ -65,13 +62,7 @@ pub(super) fn install(folder: &Path, max_isolated: u32, older: Option<&Path>) ->
         let map = object.map(name).ok_or_else(|| load_error(format!("the object has no map {name}")))?;
         map.pin(pins::map(&draft, name)).map_err(load_error)?;
     }
-    // The netdev programs are loaded for one pod each.
-    for name in PINNED {
-        let path = pins::program(&draft, name);
-        let program = load_program(&mut object, name)?;
-        sys::obj_pin(program.as_fd(), &path).map_err(|source| EnforceError::Pin { step: "make", path, source })?;
-    }
-    install_lsm(&mut object, &draft)?;
+    pin_programs(&mut object, &draft, &Maps::open(&draft)?)?;
     note(&draft)?;
     fault::after("draft made");
     if let Some(older) = older {
@@ -113,16 +104,24 @@ pub(super) fn replace(folder: &Path, maps: &Maps) -> Result<(), EnforceError> {
         loader.map_pin_path(name, pin.as_path());
     }
     let mut object = load(&mut loader)?;
-    for name in PINNED {
-        let program = load_program(&mut object, name)?;
-        pin_over(folder, name, program.as_fd())?;
-    }
-    install_lsm(&mut object, folder)?;
+    pin_programs(&mut object, folder, maps)?;
     // aya makes and pins a new map where it finds no pin: such a program would know of no isolation.
     if let Some((path, _)) = maps.unpinned(folder).next() {
         return Err(load_error(format!("{} was removed a moment ago", path.display())));
     }
     Ok(())
+}
+
+/// Loads the programs one copy of which serves all pods, and pins them in the place of those that may be pinned already. The netdev
+/// programs are loaded for one pod each.
+fn pin_programs(object: &mut Ebpf, folder: &Path, maps: &Maps) -> Result<(), EnforceError> {
+    for name in [names::CGROUP_IN, names::CGROUP_OUT] {
+        pin_over(folder, name, load_program(object, name)?.as_fd())?;
+    }
+    for (name, program) in [names::VETH_IN, names::VETH_OUT].into_iter().zip(copies::of_veth_hook(maps)?) {
+        pin_over(folder, name, program.as_fd())?;
+    }
+    install_lsm(object, folder)
 }
 
 /// Pins a program in the place of one that may be pinned already.

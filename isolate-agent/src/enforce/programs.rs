@@ -101,7 +101,7 @@ impl Programs {
 
 /// Whether a map is that of the object's constants, of which each load makes its own.
 fn holds_constants(id: u32) -> bool {
-    MapInfo::from_id(id).is_ok_and(|map| map.name_as_str() == Some(".rodata"))
+    MapInfo::from_id(id).is_ok_and(|map| map.name_as_str() == Some(sys::CONSTANTS))
 }
 
 impl PinnedProgram {

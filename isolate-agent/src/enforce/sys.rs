@@ -3,7 +3,7 @@
 //! The only place with the raw system call. Every function says in its name which command it is.
 
 use std::{
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, c_char},
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -138,6 +138,9 @@ pub(super) fn array_values<T: Pod + Default>(
     if found == count { Ok(values) } else { Err(io::Error::other(format!("{found} of {count} values were read"))) }
 }
 
+/// What the map of an object's constants is called, here as by aya.
+pub(super) const CONSTANTS: &str = ".rodata";
+
 /// `BPF_MAP_CREATE` and the calls that make it a constant: an array of one value, as the constants of an object are kept.
 pub(super) fn constants(value: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
@@ -148,6 +151,7 @@ pub(super) fn constants(value: &[u8]) -> io::Result<OwnedFd> {
     map.value_size = u32::try_from(value.len()).map_err(io::Error::other)?;
     map.max_entries = 1;
     map.map_flags = BPF_F_RDONLY_PROG;
+    set_name(&mut map.map_name, CONSTANTS);
     let map = new_fd(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)?;
 
     let key = 0_u32;
@@ -182,11 +186,15 @@ pub(super) fn prog_load(
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     load.license = license.as_ptr() as u64;
-    // The last byte stays zero.
-    for (to, from) in load.prog_name.iter_mut().take(15).zip(name.bytes()) {
+    set_name(&mut load.prog_name, name);
+    new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
+}
+
+/// The last byte stays zero.
+fn set_name(field: &mut [c_char; 16], name: &str) {
+    for (to, from) in field.iter_mut().take(15).zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    new_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
 }
 
 /// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.

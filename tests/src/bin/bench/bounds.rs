@@ -16,12 +16,12 @@ pub(crate) fn of(name: &str, report: &Report) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     match parts.as_slice() {
         ["micro", hook, "1000_isolated", _] => format!(
-            "with one other pod isolated it is {} ns, with a thousand {} ns: two array reads and some branches, however many are \
+            "with one other pod isolated it is {} ns, with a thousand {} ns: a load, an array read and some branches, however many are \
              isolated; what is more is the machine's noise.",
             median(&format!("micro.{hook}.1_isolated.over_empty")),
             median(&format!("micro.{hook}.1000_isolated.over_empty")),
         ),
-        ["micro", ..] => "a read of the gate, one load and one branch; what is more is the machine's noise.".to_owned(),
+        ["micro", ..] => "the gate: one load and one branch; what is more is the machine's noise.".to_owned(),
         ["healthy", traffic, _] => {
             let spread = report.summary(&format!("healthy.{traffic}.throughput_ratio"));
             let spread = spread.map_or_else(String::new, |spread| format!(" ({:.2} – {:.2})", spread.p25, spread.p75));

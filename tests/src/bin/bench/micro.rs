@@ -77,8 +77,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) {
         text: format!(
             "Time per packet by `BPF_PROG_TEST_RUN` ({REPEAT} packets a sample, {} rounds), against a program of two \
              instructions on the same hook. A healthy pod carries the veth hook, when it is armed, and nothing else: its \
-             cgroup and its own interfaces have no program. With the gate shut a packet costs one array read, with the gate \
-             open two, however many others are isolated, unless two of those share its place in the table of interfaces.",
+             cgroup and its own interfaces have no program. With the gate shut a packet costs one load, with the gate \
+             open an array read more, however many others are isolated, unless two of those share its place in the table of interfaces.",
             options.micro_rounds
         ),
         tables: vec![table],
