@@ -1,4 +1,5 @@
-//! Copies of programs: in front where the pinned ones are in the chain already, and with constants of their own.
+//! Programs that are loaded without aya: those of the veth hook that are pinned, and copies: in front where the pinned ones are in the
+//! chain already, and with constants of their own.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
