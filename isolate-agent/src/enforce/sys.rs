@@ -1,6 +1,8 @@
 //! The bpf(2) calls that aya has no form for: links by ifindex, pins without a program object, what a link holds on to.
 //!
-//! The only place with the raw system call. Every function says in its name which command it is.
+//! The only place with the raw system call; links are in [`link`]. Every function says in its name which command it is.
+
+mod link;
 
 use std::{
     ffi::{CStr, CString, c_char},
@@ -14,54 +16,14 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_AFTER, BPF_F_BEFORE, BPF_F_LINK, BPF_F_RDONLY_PROG, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd,
-    bpf_insn, bpf_link_info, bpf_link_type, bpf_map_type, bpf_prog_info, bpf_prog_type,
+    BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
+pub(super) use self::link::{LinkFacts, Place, Target, link_create, link_detach, link_facts, link_update};
 use crate::fault;
 
 /// The kernel's word for a command that this kind of map does not have; `errno(3)` does not know it.
 pub(super) const ENOTSUPP: i32 = 524;
-
-/// Where a link is to be attached.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Target<'fd> {
-    /// An interface of this thread's network namespace, first in its chain.
-    FirstOn(u32),
-    /// The same, right behind the program of this link.
-    Behind(u32, BorrowedFd<'fd>),
-    /// An interface of this thread's network namespace, before its packet sockets: XDP in generic mode.
-    Unseen(u32),
-    /// A cgroup directory.
-    Cgroup(BorrowedFd<'fd>),
-}
-
-/// What a link says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LinkFacts {
-    /// Its id; no other link ever gets it.
-    pub(super) id: u32,
-    /// Id of its program.
-    pub(super) program: u32,
-    /// What it is attached to.
-    pub(super) place: Place,
-}
-
-/// What a link is attached to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The chain of an interface, by index.
-    Interface(u32),
-    /// An interface's XDP, by index.
-    Xdp(u32),
-    /// A pair of netkit devices, at this attach point. The kernel tells the index of the device whose frames it sees, which for
-    /// what comes out of the pod is the one inside; the chain of the host end tells whether the link is there.
-    Netkit(bpf_attach_type),
-    /// A cgroup, by id.
-    Cgroup(u64),
-    /// Nothing any more: its interface or cgroup is gone. (The kernel reports index or id 0.)
-    Nowhere,
-}
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a whole bpf_attr that was zeroed before the fields of `command` were set, and every pointer in
@@ -197,49 +159,6 @@ fn set_name(field: &mut [c_char; 16], name: &str) {
     }
 }
 
-/// `BPF_LINK_CREATE`: attaches `program`. The link lives as long as the descriptor, or a pin of it.
-///
-/// A cgroup link always coexists with others and takes no flags. On an interface ours goes before all programs that
-/// are there; on kernels without tcx (before 6.6, commit e420bed02507) this fails with EINVAL. netkit (6.7, commit
-/// 35dfaad7188c) takes the same fields, and only for the primary device of a pair (EACCES). An interface has one XDP program in a
-/// mode (EBUSY), and none beside one in another mode, or on a device above it (EEXIST; `dev_xdp_attach`, net/core/dev.c).
-pub(super) fn link_create(
-    program: BorrowedFd<'_>,
-    target: Target<'_>,
-    attach_type: bpf_attach_type,
-) -> io::Result<OwnedFd> {
-    let mut attr = zeroed();
-    attr.link_create.attach_type = attach_type as u32;
-    attr.link_create.__bindgen_anon_1.prog_fd = as_fd_field(program.as_raw_fd());
-    match target {
-        Target::FirstOn(ifindex) => {
-            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-            attr.link_create.flags = BPF_F_BEFORE;
-        }
-        Target::Behind(ifindex, link) => {
-            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-            attr.link_create.flags = BPF_F_AFTER | BPF_F_LINK;
-            attr.link_create.__bindgen_anon_3.tcx.__bindgen_anon_1.relative_fd = as_fd_field(link.as_raw_fd());
-        }
-        Target::Unseen(ifindex) => {
-            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-            attr.link_create.flags = XDP_FLAGS_SKB_MODE;
-        }
-        Target::Cgroup(directory) => {
-            attr.link_create.__bindgen_anon_2.target_fd = as_fd_field(directory.as_raw_fd());
-        }
-    }
-    new_fd(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
-}
-
-/// `BPF_LINK_UPDATE`: gives a link another program, at once and in its place. tcx, netkit, XDP and cgroup links can.
-pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.link_update.link_fd = as_fd_field(link.as_raw_fd());
-    attr.link_update.__bindgen_anon_1.new_prog_fd = as_fd_field(program.as_raw_fd());
-    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
-}
-
 /// `BPF_MAP_LOOKUP_ELEM`; `value` has as many bytes as the map's values, per-CPU maps' once for each possible CPU.
 pub(super) fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut attr = zeroed();
@@ -268,54 +187,6 @@ pub(super) fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         other => other.map(|_| true),
     }
-}
-
-/// `BPF_LINK_DETACH`: detaches a link before it returns, whoever else still holds it (since Linux 5.9).
-pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.link_detach.link_fd = as_fd_field(link.as_raw_fd());
-    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
-}
-
-/// `BPF_OBJ_GET_INFO_BY_FD` on a link.
-pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
-    // SAFETY: plain integers; the kernel overwrites what it knows of.
-    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = as_fd_field(link.as_raw_fd());
-    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).expect("some hundred bytes");
-    attr.info.info = (&raw mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    let place = if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
-        // SAFETY: the kernel fills this member for links of this type.
-        match unsafe { info.__bindgen_anon_1.tcx.ifindex } {
-            0 => Place::Nowhere,
-            ifindex => Place::Interface(ifindex),
-        }
-    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
-        // SAFETY: the kernel fills this member for links of this type.
-        match unsafe { info.__bindgen_anon_1.xdp.ifindex } {
-            0 => Place::Nowhere,
-            ifindex => Place::Xdp(ifindex),
-        }
-    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_NETKIT as u32 {
-        // SAFETY: the kernel fills this member for links of this type.
-        let netkit = unsafe { info.__bindgen_anon_1.netkit };
-        let points = [bpf_attach_type::BPF_NETKIT_PRIMARY, bpf_attach_type::BPF_NETKIT_PEER];
-        match points.into_iter().find(|point| *point as u32 == netkit.attach_type) {
-            Some(point) if netkit.ifindex != 0 => Place::Netkit(point),
-            _ => Place::Nowhere,
-        }
-    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
-        // SAFETY: the kernel fills this member for links of this type.
-        match unsafe { info.__bindgen_anon_1.cgroup.cgroup_id } {
-            0 => Place::Nowhere,
-            id => Place::Cgroup(id),
-        }
-    } else {
-        Place::Nowhere
-    };
-    Ok(LinkFacts { id: info.id, program: info.prog_id, place })
 }
 
 /// What a program says of itself.
