@@ -61,13 +61,16 @@ impl PodUid {
 
 impl fmt::Display for PodUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = u128::from_be_bytes(self.bytes);
-        if self.plain {
-            return write!(f, "{number:032x}");
+        let mut text = String::with_capacity(HEX_DIGITS + GROUPS.len() - 1);
+        for (index, byte) in self.bytes.iter().enumerate() {
+            if !self.plain && matches!(index, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            for digit in [byte >> 4, byte & 0xf] {
+                text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+            }
         }
-        let [low, mid, version, clock] = [96, 80, 64, 48].map(|shift| number >> shift);
-        let (mid, version, clock, node) = (mid & 0xffff, version & 0xffff, clock & 0xffff, number & 0xffff_ffff_ffff);
-        write!(f, "{low:08x}-{mid:04x}-{version:04x}-{clock:04x}-{node:012x}")
+        f.write_str(&text)
     }
 }
 
