@@ -291,10 +291,9 @@ impl Loop {
                 // Who waited in vain wants no answer.
                 let _told = reply.send(());
             }
-            Command::Status { fresh, reply } => {
-                if fresh {
-                    self.engine.look();
-                }
+            Command::Figures { reply } => drop(reply.send(self.engine.figures())),
+            Command::Status { reply } => {
+                self.engine.look();
                 let mut status = self.engine.status();
                 if let Some(runtime) = &mut status.runtime {
                     runtime.nri = self.nri.as_ref().map(|nri| nri.borrow().clone());

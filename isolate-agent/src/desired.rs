@@ -77,6 +77,14 @@ impl Entry {
         }
     }
 
+    /// Since when the pod is isolated; without a readable record, when it was last written.
+    pub const fn since(&self) -> Timestamp {
+        match self {
+            Self::Saved(record) | Self::Unsaved(record) => record.since,
+            Self::Unreadable { since, .. } => *since,
+        }
+    }
+
     /// What the kernel is told. Without a readable record: nothing passes.
     pub fn policy(&self, uid: &PodUid) -> Policy {
         let record = self.record();

@@ -1,4 +1,4 @@
-//! What Prometheus sees: what the loop feeds, and at every scrape what the node's status shows. Metrics never steer.
+//! What Prometheus sees: what the loop feeds, and at every scrape the node's figures. Metrics never steer.
 
 #[cfg(test)]
 mod alerts;
@@ -24,10 +24,7 @@ use prometheus_client::{
 
 pub use self::family::{Descriptor, Family, Kind, PREFIX};
 use crate::{
-    control::{SocketCounters, protocol::Status},
-    inventory::cri::CriCounters,
-    nri::NriCounters,
-    reconcile::Repaired,
+    control::SocketCounters, inventory::cri::CriCounters, nri::NriCounters, reconcile::Repaired, status::Figures,
 };
 
 /// Upper bounds in seconds, from 50 µs (twice a map write) to 1 s.
@@ -115,10 +112,10 @@ impl Metrics {
         };
     }
 
-    /// Everything, in the `OpenMetrics` text format. `status` is the node at this moment.
-    pub fn encode(&self, status: &Status) -> String {
-        let mut text = String::with_capacity(3 * 1024 * (status.isolations.len() + 8));
-        scrape::write(&mut text, &self.0, status);
+    /// Everything, in the `OpenMetrics` text format. `figures` are the node's at this moment.
+    pub fn encode(&self, figures: &Figures) -> String {
+        let mut text = String::with_capacity(3 * 1024 * (figures.isolations.len() + 8));
+        scrape::write(&mut text, &self.0, figures);
         match text::encode(&mut text, &self.0.histograms) {
             Ok(()) => text,
             Err(fmt::Error) => unreachable!("a String takes every write"),

@@ -125,7 +125,7 @@ fn pod(isolation: &Isolation, now: Timestamp, style: Style) -> String {
             Cell::from(&*hook.hook),
             Cell::from(&*hook.direction),
             state,
-            Cell::from(output::or_dash(hook.place.to_string())),
+            Cell::from(output::or_dash(hook.place.clone())),
             Cell::from(hook.detail.as_deref().unwrap_or("-")),
         ]
     });

@@ -25,6 +25,7 @@ pub use self::{
 use crate::{
     pod::PodUid,
     priority::{Lent, RealTime},
+    status::Figures,
     verify::{self, Examine, Examined},
 };
 
@@ -69,12 +70,15 @@ pub enum Command {
         /// Told when it is armed or cut.
         reply: oneshot::Sender<()>,
     },
-    /// Describe the node.
+    /// Describe the node, looked at anew.
     Status {
-        /// Whether to look at it anew, or to show what the last pass saw.
-        fresh: bool,
         /// Takes the description.
         reply: oneshot::Sender<Status>,
+    },
+    /// Tell what metrics say of the node, as the last pass saw it.
+    Figures {
+        /// Takes them.
+        reply: oneshot::Sender<Figures>,
     },
 }
 
@@ -85,7 +89,7 @@ impl Command {
             Self::Add { request, .. } => &request.uids,
             Self::Remove { request, .. } => &request.uids,
             Self::Examine { text, .. } => return text.contains('/'),
-            Self::Sandbox { .. } | Self::Status { .. } => return false,
+            Self::Sandbox { .. } | Self::Status { .. } | Self::Figures { .. } => return false,
         };
         uids.iter().any(|text| text.contains('/'))
     }
@@ -141,12 +145,12 @@ impl Commands {
 
     /// Describes the node as it is now. Errors when the loop has ended.
     pub async fn status(&self) -> Result<Status, Gone> {
-        self.ask(|reply| Command::Status { fresh: true, reply }).await
+        self.ask(|reply| Command::Status { reply }).await
     }
 
-    /// Describes the node as the last pass saw it, with counters read now. Errors when the loop has ended.
-    pub async fn last_status(&self) -> Result<Status, Gone> {
-        self.ask(|reply| Command::Status { fresh: false, reply }).await
+    /// The node's figures as the last pass saw it, with counters read now. Errors when the loop has ended.
+    pub async fn figures(&self) -> Result<Figures, Gone> {
+        self.ask(|reply| Command::Figures { reply }).await
     }
 
     /// Proves by probes that pods are cut off, beside the loop. Errors when the loop has ended.

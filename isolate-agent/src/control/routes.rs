@@ -214,12 +214,11 @@ async fn refuse_the_isolated(
     next: Next,
 ) -> Result<Response, Refusal> {
     if let Some(pod) = requester.pod {
-        let pod = pod.to_string();
-        let status = commands.last_status().await.map_err(gone)?;
-        if status.isolations.iter().any(|isolation| isolation.uid == pod) {
+        let figures = commands.figures().await.map_err(gone)?;
+        if figures.isolations.iter().any(|isolation| isolation.uid == pod) {
             tracing::warn!(
                 peer = requester.describe(),
-                pod,
+                %pod,
                 "refused on the control socket: it runs in an isolated pod"
             );
             let message = format!("a process of the isolated pod {pod} cannot ask for anything here");

@@ -1,7 +1,7 @@
 //! The pinned maps: opened with a look at their definition, written one entry at a time, read whole.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -200,11 +200,10 @@ impl Maps {
         self.veth.drop(ifindex, &mut observed.veth_keys)
     }
 
-    /// What these slots' programs dropped, over all CPUs.
-    pub(super) fn counters(&self, slots: &BTreeSet<Slot>) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
+    /// What the programs of these slots, in ascending order, dropped, over all CPUs.
+    pub(super) fn counters(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
         let failed = |error: io::Error| failed("read", names::COUNTERS)(error.into());
         let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
-        let slots: Vec<Slot> = slots.iter().copied().collect();
         let mut all = BTreeMap::new();
         for near in slots.chunk_by(|one, next| one.0 / AT_ONCE == next.0 / AT_ONCE) {
             match self.counters_at_once(near, cpus) {

@@ -25,7 +25,7 @@ mod tc;
 mod upgrade;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io,
     os::unix::fs::MetadataExt as _,
@@ -351,7 +351,7 @@ impl Enforcer {
     }
 
     /// What these slots' programs dropped, over all CPUs.
-    pub fn counters(&self, slots: &BTreeSet<Slot>) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
+    pub fn counters(&self, slots: &[Slot]) -> Result<BTreeMap<Slot, SlotCounters>, EnforceError> {
         self.maps.counters(slots)
     }
 

@@ -1,6 +1,6 @@
-//! One scrape: the samples of every family, from a [`Status`] and what the loop has fed. Reads only.
+//! One scrape: the samples of every family, from [`Figures`] and what the loop has fed. Reads only.
 
-use isolate_common::{DIRECTIONS, EXEMPTIONS, HOOKS, KernelError, LAYOUT_VERSION};
+use isolate_common::{Counter, DIRECTIONS, Direction, EXEMPTIONS, HOOKS, Hook, KernelError, LAYOUT_VERSION};
 
 use super::{
     Inner,
@@ -9,72 +9,73 @@ use super::{
 };
 use crate::{
     REVISION,
-    control::protocol::{Coverage, Drops, Exempted, HookState, Isolation, Record, Status, UnarmedReason},
+    control::protocol::{Coverage, Record, UnarmedReason},
+    status::{Figures, PodFigures},
 };
 
 /// Writes every family but the histograms, which the registry writes.
-pub(super) fn write(text: &mut String, fed: &Inner, status: &Status) {
+pub(super) fn write(text: &mut String, fed: &Inner, figures: &Figures) {
+    let isolated: Vec<Isolated<'_>> = figures.isolations.iter().map(|pod| (pod.uid.to_string(), pod)).collect();
     for family in Family::ALL {
         if family.descriptor().kind != Kind::Histogram {
-            samples(&mut Samples::of(family, text), family, fed, status);
+            samples(&mut Samples::of(family, text), family, fed, figures, &isolated);
         }
     }
 }
 
-fn samples(to: &mut Samples<'_>, family: Family, fed: &Inner, status: &Status) {
+/// An isolated pod: its UID in words, and its figures.
+type Isolated<'a> = (String, &'a PodFigures);
+
+fn samples(to: &mut Samples<'_>, family: Family, fed: &Inner, figures: &Figures, isolated: &[Isolated<'_>]) {
     match family {
         Family::EnforcementDuration | Family::ReconcileDuration => {}
-        Family::Build => to.put([&status.version, REVISION, &LAYOUT_VERSION.to_string()], 1),
+        Family::Build => to.put([env!("CARGO_PKG_VERSION"), REVISION, &LAYOUT_VERSION.to_string()], 1),
         Family::Start => to.put_secs(fed.started_secs),
-        Family::IsolatedPods => to.put([], status.isolations.len()),
+        Family::IsolatedPods => to.put([], isolated.len()),
         Family::PodCoverage => {
             let series = COVERAGES.map(|(coverage, name)| (coverage, to.series_of_pods([name])));
-            for isolation in &status.isolations {
+            for (uid, pod) in isolated {
                 for (coverage, series) in &series {
-                    to.put_of_pod(series, &isolation.uid, u32::from(isolation.coverage == *coverage));
+                    to.put_of_pod(series, uid, u32::from(pod.coverage == *coverage));
                 }
             }
         }
         Family::IsolationStart => {
-            for isolation in &status.isolations {
-                to.put([&isolation.uid], isolation.since.as_second());
+            for (uid, pod) in isolated {
+                to.put([uid], pod.since.as_second());
             }
         }
         Family::HookAttached => {
-            let series = places().map(|(hook, direction)| to.series_of_pods([hook, direction]));
+            let series = places().map(|(hook, direction)| to.series_of_pods([hook.name(), direction.name()]));
             let series: Vec<SeriesOfPods> = series.collect();
-            for isolation in &status.isolations {
-                for (series, holds) in series.iter().zip(holding(isolation)) {
+            for (uid, pod) in isolated {
+                for (series, holds) in series.iter().zip(pod.hold.as_flattened()) {
                     if let Some(holds) = holds {
-                        to.put_of_pod(series, &isolation.uid, u32::from(holds));
+                        to.put_of_pod(series, uid, u32::from(*holds));
                     }
                 }
             }
         }
-        Family::DroppedPackets => dropped(to, &status.isolations, |drops| drops.packets),
-        Family::DroppedBytes => dropped(to, &status.isolations, |drops| drops.bytes),
-        Family::ExemptedPackets => each_exempted(&status.isolations, |labels, exempted| {
-            to.put(labels, exempted.map(|exempted| exempted.packets).unwrap_or_default());
-        }),
-        Family::ExemptedBytes => each_exempted(&status.isolations, |labels, exempted| {
-            to.put(labels, exempted.map(|exempted| exempted.bytes).unwrap_or_default());
-        }),
+        Family::DroppedPackets => dropped(to, isolated, |counter| counter.packets),
+        Family::DroppedBytes => dropped(to, isolated, |counter| counter.bytes),
+        Family::ExemptedPackets => exempted(to, isolated, |counter| counter.packets),
+        Family::ExemptedBytes => exempted(to, isolated, |counter| counter.bytes),
         Family::IsolationRecords => {
             for (record, name) in RECORDS {
-                to.put([name], status.isolations.iter().filter(|isolation| isolation.record == record).count());
+                to.put([name], isolated.iter().filter(|(_, pod)| pod.record == record).count());
             }
         }
-        Family::Pods => to.put([], status.pods),
-        Family::PodsArmed => to.put([], status.pods_armed),
+        Family::Pods => to.put([], figures.pods),
+        Family::PodsArmed => to.put([], figures.pods_armed),
         Family::PodsUnarmed => {
             for (reason, name) in UNARMED_REASONS {
-                to.put([name], status.unarmed.iter().filter(|pod| pod.reason == reason).count());
+                to.put([name], figures.unarmed.iter().filter(|why| **why == reason).count());
             }
         }
         Family::KernelErrors => {
             for error in KernelError::ALL {
-                let counts = status.kernel_errors.iter().filter(|count| count.error == error.name());
-                to.put([error.name()], counts.map(|count| count.count).sum::<u64>());
+                let counts = figures.kernel_errors.iter().filter(|(kind, _)| *kind == error);
+                to.put([error.name()], counts.map(|(_, count)| count).sum::<u64>());
             }
         }
         Family::HookRepairs => HOOKS.iter().for_each(|&hook| to.put([hook.name()], fed.repairs[hook as usize].get())),
@@ -93,7 +94,7 @@ fn samples(to: &mut Samples<'_>, family: Family, fed: &Inner, status: &Status) {
         Family::NriUp => to.put([], fed.nri.up.get()),
         Family::NriSandboxes => to.put([], fed.nri.sandboxes.get()),
         Family::NriLate => to.put([], fed.nri.late.get()),
-        Family::Warnings => to.put([], status.warnings.len()),
+        Family::Warnings => to.put([], figures.warnings),
     }
 }
 
@@ -104,62 +105,34 @@ fn since_then(to: &mut Samples<'_>, secs: f64) {
     }
 }
 
-/// How many hooks there are, by direction.
-const PLACES: usize = HOOKS.len() * DIRECTIONS.len();
-
-/// Their names, in the order of their samples.
-fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
-    HOOKS.into_iter().flat_map(|hook| DIRECTIONS.map(|direction| (hook.name(), direction.name())))
-}
-
-/// Where in that order a hook is.
-fn place(hook: &str, direction: &str) -> Option<usize> {
-    let hook = HOOKS.iter().position(|known| known.name() == hook)?;
-    let direction = DIRECTIONS.iter().position(|known| known.name() == direction)?;
-    Some(hook * DIRECTIONS.len() + direction)
-}
-
-/// Whether each hook holds wherever it belongs; `None` where the pod has no place for it.
-fn holding(isolation: &Isolation) -> [Option<bool>; PLACES] {
-    let mut holding = [None; PLACES];
-    for status in &isolation.hooks {
-        if let (Some(place), HookState::Holding | HookState::Missing) =
-            (place(&status.hook, &status.direction), status.state)
-        {
-            let holds = holding[place].get_or_insert(true);
-            *holds &= status.state == HookState::Holding;
-        }
-    }
-    holding
+/// Every hook and direction, in the order of their samples.
+fn places() -> impl Iterator<Item = (Hook, Direction)> {
+    HOOKS.into_iter().flat_map(|hook| DIRECTIONS.map(|direction| (hook, direction)))
 }
 
 /// What each hook dropped of each pod.
-fn dropped(to: &mut Samples<'_>, isolations: &[Isolation], count: impl Fn(&Drops) -> u64) {
-    let series: Vec<SeriesOfPods> = places().map(|(hook, direction)| to.series_of_pods([direction, hook])).collect();
-    for isolation in isolations {
-        let mut sums = [0; PLACES];
-        for drops in &isolation.drops {
-            if let Some(place) = place(&drops.hook, &drops.direction) {
-                sums[place] += count(drops);
-            }
-        }
-        for (series, sum) in series.iter().zip(sums) {
-            to.put_of_pod(series, &isolation.uid, sum);
+fn dropped(to: &mut Samples<'_>, isolated: &[Isolated<'_>], count: impl Fn(Counter) -> u64) {
+    let of =
+        |(hook, direction): (Hook, Direction)| ((hook, direction), to.series_of_pods([direction.name(), hook.name()]));
+    let series: Vec<_> = places().map(of).collect();
+    for (uid, pod) in isolated {
+        for ((hook, direction), series) in &series {
+            to.put_of_pod(series, uid, count(pod.counters.of(*hook, *direction)));
         }
     }
 }
 
 /// Series for pods that something passed for, of all exemptions, hooks and directions: a pod without has none.
-fn each_exempted(isolations: &[Isolation], mut put: impl FnMut([&str; 4], Option<&Exempted>)) {
-    for isolation in isolations.iter().filter(|isolation| !isolation.exempted.is_empty()) {
-        for exemption in EXEMPTIONS {
-            for hook in HOOKS {
-                for direction in DIRECTIONS {
-                    let place = [direction.name(), hook.name(), exemption.name()];
-                    let here = |one: &&Exempted| [&*one.direction, &*one.hook, &*one.exemption] == place;
-                    let [direction, hook, exemption] = place;
-                    put([&isolation.uid, direction, hook, exemption], isolation.exempted.iter().find(here));
-                }
+fn exempted(to: &mut Samples<'_>, isolated: &[Isolated<'_>], count: impl Fn(Counter) -> u64) {
+    let all = || {
+        EXEMPTIONS.into_iter().flat_map(|exemption| places().map(move |(hook, direction)| (exemption, hook, direction)))
+    };
+    for (uid, pod) in isolated {
+        let of = |(exemption, hook, direction)| pod.counters.exempted(exemption, hook, direction);
+        if all().any(|place| of(place).packets > 0) {
+            for (exemption, hook, direction) in all() {
+                let labels = [uid, direction.name(), hook.name(), exemption.name()];
+                to.put(labels, count(of((exemption, hook, direction))));
             }
         }
     }

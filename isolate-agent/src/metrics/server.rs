@@ -30,7 +30,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::Metrics;
-use crate::control::{Commands, protocol::Status};
+use crate::{control::Commands, status::Figures};
 
 /// What prometheus-client writes.
 pub const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,8 +44,8 @@ const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an address that could not be had.
 const BIND_PAUSE: Duration = Duration::from_secs(5);
-/// How long a status serves all who ask: what they ask for keeps the reconcile loop from its work.
-const STATUS_AGE: Duration = Duration::from_millis(200);
+/// How long figures serve all who ask: what they ask for keeps the reconcile loop from its work.
+const FIGURES_AGE: Duration = Duration::from_millis(200);
 /// After an accept that failed: the usual cause (no file descriptor left) does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -137,8 +137,8 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
     }
 }
 
-/// A status, and when it was taken.
-type Taken = (Instant, Arc<Status>);
+/// Figures, and when they were taken.
+type Taken = (Instant, Arc<Figures>);
 
 #[derive(Clone)]
 struct Answers {
@@ -150,16 +150,16 @@ struct Answers {
 
 impl Answers {
     /// Whoever comes while the loop is asked waits for that one answer.
-    async fn status(&self) -> Result<Arc<Status>, Unavailable> {
+    async fn figures(&self) -> Result<Arc<Figures>, Unavailable> {
         let mut last = self.last.lock().await;
-        if let Some((_, status)) = last.as_ref().filter(|(taken, _)| taken.elapsed() < STATUS_AGE) {
-            return Ok(Arc::clone(status));
+        if let Some((_, figures)) = last.as_ref().filter(|(taken, _)| taken.elapsed() < FIGURES_AGE) {
+            return Ok(Arc::clone(figures));
         }
-        match timeout(LOOP_TIMEOUT, self.commands.last_status()).await {
-            Ok(Ok(status)) => {
-                let status = Arc::new(status);
-                *last = Some((Instant::now(), Arc::clone(&status)));
-                Ok(status)
+        match timeout(LOOP_TIMEOUT, self.commands.figures()).await {
+            Ok(Ok(figures)) => {
+                let figures = Arc::new(figures);
+                *last = Some((Instant::now(), Arc::clone(&figures)));
+                Ok(figures)
             }
             Ok(Err(_gone)) => Err(Unavailable("the agent is shutting down; what is isolated stays isolated\n")),
             Err(_elapsed) => Err(Unavailable("the reconcile loop does not answer; what is isolated stays isolated\n")),
@@ -176,12 +176,12 @@ impl IntoResponse for Unavailable {
 }
 
 async fn scrape(State(answers): State<Answers>) -> Result<impl IntoResponse, Unavailable> {
-    let status = answers.status().await?;
-    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], answers.metrics.encode(&status)))
+    let figures = answers.figures().await?;
+    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], answers.metrics.encode(&figures)))
 }
 
 async fn healthz(State(answers): State<Answers>) -> Result<&'static str, Unavailable> {
-    let _status = answers.status().await?;
+    let _figures = answers.figures().await?;
     Ok("ok\n")
 }
 

@@ -2,77 +2,44 @@
 
 use std::time::Instant;
 
-use isolate_common::{DIRECTIONS, Hook, KernelError};
+use isolate_common::{Counter, DIRECTIONS, Direction, Exemption, Hook, KernelError, SlotCounters};
 use jiff::Timestamp;
 
 use super::*;
-use crate::control::protocol::{
-    Coverage, Drops, Exempted, HookState, HookStatus, Isolation, KernelErrorCount, Record, Unarmed, UnarmedReason,
+use crate::{
+    control::protocol::{Coverage, Record, UnarmedReason},
+    pod::PodUid,
+    status::PodFigures,
 };
 
 /// A node with so many isolated pods, each with every hook.
-pub(super) fn mk_status(isolated: u32) -> Status {
-    Status {
-        taken_at: Timestamp::UNIX_EPOCH,
-        version: "1.2.3".to_owned(),
+pub(super) fn mk_figures(isolated: u32) -> Figures {
+    Figures {
         isolations: (0..isolated).map(mk_isolation).collect(),
         pods: 110,
         pods_armed: 100,
-        unarmed: vec![Unarmed { uid: uid(7), pod: None, reason: UnarmedReason::HostNetwork, detail: String::new() }],
-        kernel_errors: vec![KernelErrorCount { error: KernelError::NoGate.name().to_owned(), count: 3 }],
-        runtime: None,
-        warnings: vec!["a record cannot be read".to_owned()],
+        unarmed: vec![UnarmedReason::HostNetwork],
+        kernel_errors: vec![(KernelError::NoGate, 3)],
+        warnings: 1,
     }
 }
 
-fn uid(index: u32) -> String {
-    format!("{index:08x}-1234-4000-8000-0123456789ab")
+fn uid(index: u32) -> PodUid {
+    format!("{index:08x}-1234-4000-8000-0123456789ab").parse().expect("a UID")
 }
 
-fn mk_isolation(index: u32) -> Isolation {
-    let places = || HOOKS.into_iter().flat_map(|hook| DIRECTIONS.map(|direction| (hook, direction)));
-    Isolation {
+fn mk_isolation(index: u32) -> PodFigures {
+    let dropped = [[Counter { packets: 5, bytes: 500 }; DIRECTIONS.len()]; HOOKS.len()];
+    let mut counters = SlotCounters { dropped, ..SlotCounters::default() };
+    let place = (Exemption::Probe as usize, Hook::Veth as usize, Direction::In as usize);
+    counters.exempted[place.0][place.1][place.2] = Counter { packets: 3, bytes: 300 };
+    PodFigures {
         uid: uid(index),
-        namespace: None,
-        name: None,
-        labels: std::collections::BTreeMap::new(),
-        ips: Vec::new(),
-        present: true,
-        host_network: false,
-        reason: None,
-        by: "root".to_owned(),
         since: Timestamp::UNIX_EPOCH,
-        keep_loopback: false,
-        probe_ports: Vec::new(),
-        allow: Vec::new(),
-        until: None,
         record: Record::Saved,
         coverage: Coverage::Full,
-        open: Vec::new(),
-        hooks: places()
-            .map(|(hook, direction)| HookStatus {
-                hook: hook.name().into(),
-                direction: direction.name().into(),
-                place: "".into(),
-                state: HookState::Holding,
-                detail: None,
-            })
-            .collect(),
-        exempted: vec![Exempted {
-            exemption: "probe".into(),
-            hook: "veth".into(),
-            direction: "in".into(),
-            packets: 3,
-            bytes: 300,
-        }],
-        drops: places()
-            .map(|(hook, direction)| Drops {
-                hook: hook.name().into(),
-                direction: direction.name().into(),
-                packets: 5,
-                bytes: 500,
-            })
-            .collect(),
+        hold: [[Some(true); DIRECTIONS.len()]; HOOKS.len()],
+        counters,
     }
 }
 
@@ -82,7 +49,7 @@ fn has(text: &str, line: &str) {
 
 #[test]
 fn every_family_has_its_type_and_help_even_with_nothing_isolated() {
-    let text = Metrics::new(SocketCounters::default()).encode(&mk_status(0));
+    let text = Metrics::new(SocketCounters::default()).encode(&mk_figures(0));
     for family in Family::ALL {
         let Descriptor { kind, unit, help, .. } = family.descriptor();
         let sample = family.sample_name();
@@ -98,24 +65,14 @@ fn every_family_has_its_type_and_help_even_with_nothing_isolated() {
 }
 
 #[test]
-fn the_status_is_told_as_it_is() {
-    let mut status = mk_status(2);
-    let broken = &mut status.isolations[1];
+fn the_figures_are_told_as_they_are() {
+    let mut figures = mk_figures(2);
+    let broken = &mut figures.isolations[1];
     broken.coverage = Coverage::Partial;
     broken.record = Record::Unsaved;
-    broken.hooks.iter_mut().for_each(|hook| match &*hook.hook {
-        "cgroup" => hook.state = HookState::NotApplicable,
-        _ => hook.place = "veth0".into(),
-    });
-    // A second interface, one direction of which is gone.
-    broken.hooks.push(HookStatus {
-        hook: "veth".into(),
-        direction: "in".into(),
-        place: "veth1".into(),
-        state: HookState::Missing,
-        detail: None,
-    });
-    let text = Metrics::new(SocketCounters::default()).encode(&status);
+    broken.hold[Hook::Cgroup as usize] = [None; DIRECTIONS.len()];
+    broken.hold[Hook::Veth as usize][Direction::In as usize] = Some(false);
+    let text = Metrics::new(SocketCounters::default()).encode(&figures);
 
     has(&text, "isolate_isolated_pods 2");
     let (whole, broken) = (uid(0), uid(1));
@@ -141,8 +98,8 @@ fn the_status_is_told_as_it_is() {
     has(&text, "isolate_kernel_errors_total{error=\"no_gate\"} 3");
     has(&text, "isolate_kernel_errors_total{error=\"key_without_policy\"} 0");
     has(&text, "isolate_warnings 1");
-    let build =
-        format!("isolate_build_info{{version=\"1.2.3\",revision=\"{}\",layout_version=\"4\"}} 1", crate::REVISION);
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), crate::REVISION);
+    let build = format!("isolate_build_info{{version=\"{version}\",revision=\"{revision}\",layout_version=\"4\"}} 1");
     has(&text, &build);
 }
 
@@ -157,11 +114,10 @@ fn label_values_are_the_words_of_the_protocol() {
         UnarmedReason::OnDemand,
         UnarmedReason::Pending,
     ] {
-        let mut status = mk_status(0);
-        status.unarmed = vec![Unarmed { uid: uid(0), pod: None, reason, detail: String::new() }];
+        let figures = Figures { unarmed: vec![reason], ..mk_figures(0) };
         let word = serde_json::to_string(&reason).expect("it has a word");
         has(
-            &Metrics::new(SocketCounters::default()).encode(&status),
+            &Metrics::new(SocketCounters::default()).encode(&figures),
             &format!("isolate_pods_unarmed{{reason={word}}} 1"),
         );
     }
@@ -171,14 +127,14 @@ fn label_values_are_the_words_of_the_protocol() {
 fn what_the_loop_feeds_is_told() {
     let socket = SocketCounters::default();
     let metrics = Metrics::new(socket.clone());
-    assert!(!metrics.encode(&mk_status(0)).contains("\nisolate_reconcile_last_pass_seconds "), "no pass yet");
+    assert!(!metrics.encode(&mk_figures(0)).contains("\nisolate_reconcile_last_pass_seconds "), "no pass yet");
     metrics.pass_finished(Duration::from_millis(3), &Ok::<(), ()>(()));
     metrics.clone().pass_finished(Duration::from_secs(2), &Err::<(), _>("a link is gone"));
     metrics.enforced(Duration::from_micros(60));
     metrics.repaired(Repaired::Hook(Hook::Veth));
     metrics.repaired(Repaired::Pin);
     socket.refused_peers.inc();
-    let text = metrics.encode(&mk_status(0));
+    let text = metrics.encode(&mk_figures(0));
     has(&text, "isolate_reconcile_passes_total 2");
     has(&text, "isolate_reconcile_failures_total 1");
     has(&text, "isolate_reconcile_duration_seconds_bucket{le=\"0.005\"} 1");
@@ -195,9 +151,9 @@ fn what_the_loop_feeds_is_told() {
 
 #[test]
 fn a_thousand_isolated_pods_are_told_quickly_and_no_series_twice() {
-    let status = mk_status(1000);
+    let figures = mk_figures(1000);
     let started = Instant::now();
-    let text = Metrics::new(SocketCounters::default()).encode(&status);
+    let text = Metrics::new(SocketCounters::default()).encode(&figures);
     let took = started.elapsed();
     eprintln!("1000 isolated pods: {} bytes in {took:?}", text.len());
     // A few ms when optimised; the bound is for an unoptimised build on a busy machine.

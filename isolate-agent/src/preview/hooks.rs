@@ -9,7 +9,7 @@ use crate::{
     inventory::Pod,
     observed::{LinkState, NetdevKey, Observed, Slot},
     plan::{has_xdp, netdev_directions},
-    status::{self, Place, Unattachable},
+    status::{Hooks, Place, Unattachable},
 };
 
 /// Any slot will do.
@@ -44,7 +44,6 @@ pub(super) fn foresee(pod: &Pod, has_lsm: bool, unattachable: &Unattachable) -> 
             will_be.xdp_links.insert(key, LinkState::Holding);
         }
     }
-    let hooks = status::hooks(pod, Some(SLOT), &will_be, unattachable);
-    let open = status::open_ways(pod, &hooks);
-    (hooks, open)
+    let hooks = Hooks::of(pod, Some(SLOT), &will_be, unattachable);
+    (hooks.described(), hooks.open)
 }

@@ -7,7 +7,7 @@ use crate::{
     control::protocol::{Code, Outcome, Verification},
     inventory::Inventory,
     pod::PodUid,
-    status,
+    status::Hooks,
     verify::{Examine, Examined, Subject},
 };
 
@@ -60,14 +60,14 @@ impl Engine {
         remember(&self.inventory, &mut seen, &observed);
         let pod = seen.pods.remove(&uid).expect("it was put there above");
         let slot = observed.slots().get(&uid).copied();
-        let counters = match self.enforcer.counters(&slot.into_iter().collect()) {
+        let counters = match self.enforcer.counters(&Vec::from_iter(slot)) {
             Ok(counters) => counters.into_values().next().unwrap_or_default(),
             Err(error) => {
                 return other(Code::Failed, format!("pod {called} cannot be verified: {error}; it stays isolated"));
             }
         };
-        let hooks = status::hooks(&pod, slot, &observed, &self.unattachable);
-        let open = status::open_ways(&pod, &hooks);
+        let hooks = Hooks::of(&pod, slot, &observed, &self.unattachable);
+        let (hooks, open) = (hooks.described(), hooks.open);
         let bpffs = self.settings.bpffs.clone();
         Examined::Isolated(Box::new(Subject { uid, pod, slot, keep_loopback, allowed, hooks, open, bpffs, counters }))
     }

@@ -7,13 +7,20 @@ use jiff::Timestamp;
 
 use super::Engine;
 use crate::{
-    control::protocol::{Isolation, KernelErrorCount, RuntimeStatus, Status},
+    control::protocol::{Isolation, KernelErrorCount, RuntimeStatus, Status, Unarmed},
     desired::Entry,
     limit::Now,
-    observed::{Observed, Slot},
+    observed::Slot,
     pod::PodUid,
-    status,
+    status::{self, Figures, Hooks, PodFigures},
 };
+
+/// What the programs counted, and what a person is to know.
+struct Read {
+    counters: BTreeMap<Slot, SlotCounters>,
+    errors: Vec<(KernelError, u64)>,
+    warnings: Vec<String>,
+}
 
 impl Engine {
     /// Looks at the kernel again, so that the next [`Self::status`] shows it as it is now. What was to follow while nobody could
@@ -30,39 +37,18 @@ impl Engine {
 
     /// The node as it was last looked at, with counters read now.
     pub fn status(&self) -> Status {
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.told());
-        warnings.extend(self.renamed());
-        let errors = self.enforcer.kernel_errors().unwrap_or_else(|error| {
-            warnings.push(error.to_string());
-            Vec::new()
-        });
+        let Read { counters, errors, warnings } = self.read();
         let count = |(error, count): (KernelError, u64)| KernelErrorCount { error: error.name().to_owned(), count };
-        let (pods_armed, unarmed) = status::arming(
-            &self.inventory,
-            &self.cri.known().pods,
-            &self.observed,
-            self.settings.arm,
-            &self.unattachable,
-        );
-        let slots = self.observed.slots();
-        let counters = self.enforcer.counters(&slots.values().copied().collect()).unwrap_or_else(|error| {
-            warnings.push(error.to_string());
-            BTreeMap::new()
-        });
-        let now = Now::read().ok();
+        let (pods_armed, unarmed) = self.arming();
+        let (slots, now) = (self.observed.slots(), Now::read().ok());
+        let isolation = |(uid, entry)| {
+            let slot = slots.get(uid).copied();
+            self.isolation(uid, entry, slot, slot.and_then(|slot| counters.get(&slot)), now.as_ref())
+        };
         Status {
             taken_at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            isolations: self
-                .desired
-                .iter()
-                .map(|(uid, entry)| {
-                    let slot = slots.get(uid).copied();
-                    let counters = slot.and_then(|slot| counters.get(&slot));
-                    self.isolation(uid, entry, slot, counters, now.as_ref())
-                })
-                .collect(),
+            isolations: self.desired.iter().map(isolation).collect(),
             pods: self.inventory.pods.len(),
             pods_armed,
             unarmed,
@@ -70,6 +56,47 @@ impl Engine {
             runtime: Some(RuntimeStatus { cri: self.cri.known().connection(), nri: None }),
             warnings,
         }
+    }
+
+    /// The same in numbers.
+    pub fn figures(&self) -> Figures {
+        let Read { counters, errors, warnings } = self.read();
+        let (pods_armed, unarmed) = self.arming();
+        let slots = self.observed.slots();
+        let isolation = |(uid, entry)| {
+            let slot = slots.get(uid).copied();
+            let counters = slot.and_then(|slot| counters.get(&slot)).copied().unwrap_or_default();
+            PodFigures::of(*uid, entry, self.hooks(uid, slot).as_ref(), counters)
+        };
+        Figures {
+            isolations: self.desired.iter().map(isolation).collect(),
+            pods: self.inventory.pods.len(),
+            pods_armed,
+            unarmed: unarmed.into_iter().map(|pod| pod.reason).collect(),
+            kernel_errors: errors,
+            warnings: warnings.len(),
+        }
+    }
+
+    fn read(&self) -> Read {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.told());
+        warnings.extend(self.renamed());
+        let errors = self.enforcer.kernel_errors().unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            Vec::new()
+        });
+        let slots: Vec<Slot> = self.observed.policies.keys().copied().collect();
+        let counters = self.enforcer.counters(&slots).unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            BTreeMap::new()
+        });
+        Read { counters, errors, warnings }
+    }
+
+    fn arming(&self) -> (usize, Vec<Unarmed>) {
+        let names = self.cri.known().pods;
+        status::arming(&self.inventory, &names, &self.observed, self.settings.arm, &self.unattachable)
     }
 
     /// Isolated pods that the container runtime calls something else than when they were isolated.
@@ -88,6 +115,12 @@ impl Engine {
         })
     }
 
+    /// The hooks of an isolated pod that is on the node.
+    fn hooks(&self, uid: &PodUid, slot: Option<Slot>) -> Option<Hooks<'_>> {
+        let pod = self.inventory.pods.get(uid)?;
+        Some(Hooks::of(pod, slot, &self.observed, &self.unattachable))
+    }
+
     /// One isolated pod, as [`Self::status`] has it.
     pub(super) fn isolation(
         &self,
@@ -97,11 +130,8 @@ impl Engine {
         counters: Option<&SlotCounters>,
         now: Option<&Now>,
     ) -> Isolation {
-        let observed: &Observed = &self.observed;
-        let facts = self.cri.facts(uid);
-        let pod = self.inventory.pods.get(uid);
-        let isolation =
-            status::isolation(uid, entry, facts.as_ref(), pod, slot, observed, &self.unattachable, counters);
+        let (facts, pod) = (self.cri.facts(uid), self.inventory.pods.get(uid));
+        let isolation = status::isolation(uid, entry, facts.as_ref(), pod, self.hooks(uid, slot), counters);
         let limit = entry.record().and_then(|record| record.limit.as_ref());
         let ends_at = limit.zip(now).map(|(limit, now)| limit.ends_at(now));
         Isolation { until: ends_at.or(isolation.until), ..isolation }

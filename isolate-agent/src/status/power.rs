@@ -9,6 +9,10 @@ pub(super) fn open_ways(pod: &Pod, lsm_holds: bool) -> Vec<String> {
             "what the pod's processes are allowed could not be looked at: they may have ways past the hooks".to_owned(),
         ];
     };
+    let held: Vec<_> = powers.iter().filter(|(power, _)| !(lsm_holds && **power == Power::NetAdmin)).collect();
+    if held.is_empty() {
+        return Vec::new();
+    }
     let remedy = pod.cgroup.as_ref().map_or_else(
         || "take the node off the network".to_owned(),
         |cgroup| {
@@ -16,7 +20,7 @@ pub(super) fn open_ways(pod: &Pod, lsm_holds: bool) -> Vec<String> {
         },
     );
     let way = |(power, pid): (&Power, &i32)| format!("process {pid} {}; to close it: {remedy}", can(*power));
-    powers.iter().filter(|(power, _)| !(lsm_holds && **power == Power::NetAdmin)).map(way).collect()
+    held.into_iter().map(way).collect()
 }
 
 const fn can(power: Power) -> &'static str {

@@ -158,7 +158,7 @@ fn probe(subject: &Subject) -> Result<Evidences, String> {
                     (Some(_), Err(error)) => Err(error.clone()),
                     (Some(interface), Ok(guard)) => {
                         let holds = status.state == HookState::Holding;
-                        let drops = holds || drops_what_is_seen(status);
+                        let drops = holds || drops_what_is_seen(status.detail.as_deref());
                         let allowed = Allowed(&subject.allowed);
                         Probe { guard, source, interface, slot: subject.slot, holds, drops, allowed }
                             .send(hook, direction)
@@ -223,13 +223,7 @@ fn prove(before: &Subject, after: &Subject, evidence: &Result<Evidences, String>
         });
         let (finding, evidence) = judge::judge(status, after.hooks.iter().find(same), found, counted);
         let HookStatus { hook, direction, place, .. } = status.clone();
-        Proof {
-            hook: hook.into_owned(),
-            direction: direction.into_owned(),
-            place: place.to_string(),
-            finding,
-            evidence,
-        }
+        Proof { hook: hook.into_owned(), direction: direction.into_owned(), place, finding, evidence }
     };
     let relevant = before.hooks.iter().enumerate().filter(|(_, status)| status.state != HookState::NotApplicable);
     relevant.map(prove).collect()

@@ -157,7 +157,7 @@ impl Page {
                 Cell::from(&*hook.hook),
                 Cell::from(&*hook.direction),
                 Cell::from(output::word(&hook.state)),
-                Cell::from(or_dash(hook.place.to_string())),
+                Cell::from(or_dash(hook.place.clone())),
                 Cell::from(hook.detail.as_deref().unwrap_or("-")),
             ]
         });

@@ -1,6 +1,6 @@
 //! What the daemon says of the node: the document of `status` and `list`.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -156,8 +156,7 @@ pub struct HookStatus {
     #[schema(value_type = String)]
     pub direction: Cow<'static, str>,
     /// The cgroup directory or the interface.
-    #[schema(value_type = String)]
-    pub place: Arc<str>,
+    pub place: String,
     /// Whether it holds.
     pub state: HookState,
     /// Why it does not, or does not apply.

@@ -7,7 +7,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{super::tests::mk_status, *};
+use super::{super::tests::mk_figures, *};
 use crate::control::Command;
 
 struct Served {
@@ -38,8 +38,8 @@ fn mk_loop(isolated: u32) -> Commands {
     let (sender, mut commands) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
-            if let Command::Status { fresh: _, reply } = command {
-                reply.send(mk_status(isolated)).expect("the server waits for it");
+            if let Command::Figures { reply } = command {
+                reply.send(mk_figures(isolated)).expect("the server waits for it");
             }
         }
     });
