@@ -17,6 +17,7 @@ mod healthy;
 mod machine;
 mod micro;
 mod options;
+mod pace;
 mod plot;
 mod report;
 mod scale;
@@ -37,6 +38,7 @@ use isolate_tests::{
 use crate::{
     machine::Machine,
     options::{Options, Part},
+    pace::Paces,
     report::Report,
 };
 
@@ -65,15 +67,19 @@ fn measure() -> ExitCode {
     let kib = u32::try_from(bytes.div_ceil(1024)).expect("some MiB");
     report.figure("binary", "MiB", &iter::once(f64::from(kib) / 1024.0).collect());
     fs::create_dir_all(&options.out).expect("the folder for the results can be made");
+    let mut paces = Paces::default();
+    // Each time, so that a part that fails takes nothing with it.
+    let write = |report: &Report| report.write(&options.out).expect("the folder for the results can be written");
     for (part, run) in PARTS.into_iter().filter(|(part, _)| options.wants(*part)) {
         let start = Instant::now();
         eprintln!("bench: {part:?} …");
-        run(&options, &mut report);
+        paces.around(part, || run(&options, &mut report));
         eprintln!("bench: {part:?} done in {:.0} s", start.elapsed().as_secs_f64());
-        // Each time, so that a part that fails takes nothing with it.
         report.compare(targets::of(&report));
-        report.write(&options.out).expect("the folder for the results can be written");
+        write(&report);
     }
+    paces.tell(&mut report);
+    write(&report);
     tell(&options);
     ExitCode::SUCCESS
 }
