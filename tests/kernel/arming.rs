@@ -1,12 +1,12 @@
 //! Arming: the programs stand on every pod's host veth, first in the chain, before anything is isolated.
 
 use aya::programs::TcAttachType::{self, Egress, Ingress};
-use isolate_common::names::{VETH_IN, VETH_OUT};
+use isolate_common::names::{CGROUP_IN, CGROUP_OUT, VETH_IN, VETH_OUT};
 use isolate_tests::{
-    bpf::programs,
+    bpf::{self, programs},
     channel::{Channel, Path},
     node::Node,
-    pod::{Link, Spec},
+    pod::{Link, Pod, Spec},
     wait,
 };
 
@@ -16,6 +16,7 @@ trials![
     every_pod_is_armed_and_nothing_else,
     what_comes_later_is_armed_too,
     an_armed_pod_is_cut,
+    no_cgroup_has_a_program_but_that_of_an_isolated_pod,
     on_demand_attaches_only_what_is_isolated,
 ];
 
@@ -52,6 +53,23 @@ fn an_armed_pod_is_cut() {
     agent.add(&[late.uid()]);
     path.assert_cut();
     bystander.assert_flows();
+}
+
+fn no_cgroup_has_a_program_but_that_of_an_isolated_pod() {
+    let scene = Scene::new();
+    let Scene { agent, web, neighbour, node } = &scene;
+    let ours = |pod: &Pod| {
+        bpf::of_cgroup(pod.cgroup()).map(|names| names.iter().filter(|name| name.starts_with("iso_")).count())
+    };
+    let _daemon = agent.daemon();
+    wait::until("the pods are armed", || [web, neighbour].iter().all(|pod| is_armed(node, &pod.host_veths()[0])));
+    assert_eq!((ours(web), ours(neighbour)), ([0, 0], [0, 0]), "armed, and nothing isolated");
+    agent.add(&[web.uid()]);
+    let [into, out] = bpf::of_cgroup(web.cgroup());
+    assert!(into.iter().any(|name| name == CGROUP_IN) && out.iter().any(|name| name == CGROUP_OUT), "{into:?} {out:?}");
+    assert_eq!(ours(neighbour), [0, 0], "another pod is isolated");
+    agent.remove(&[web.uid()]);
+    wait::until("the programs are detached", || ours(web) == [0, 0]);
 }
 
 fn on_demand_attaches_only_what_is_isolated() {

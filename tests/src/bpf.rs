@@ -59,13 +59,22 @@ pub fn tcx_chain(netns: &Netns, device: &str, direction: TcAttachType) -> Vec<St
 pub fn netkit_chain(netns: &Netns, device: &str, place: program::Place) -> Vec<String> {
     let index = netdev::index(netns, device);
     let chain = netns.enter(|| program::chain(place, index));
-    let chain = chain.unwrap_or_else(|error| panic!("netkit programs of {device}: {error}"));
+    names_of(chain.unwrap_or_else(|error| panic!("netkit programs of {device}: {error}")))
+}
+
+/// The names of the programs that run on a cgroup's packets: into it, and out of it.
+pub fn of_cgroup(cgroup: &Path) -> [Vec<String>; 2] {
+    let programs = fs::File::open(cgroup).and_then(program::of_cgroup);
+    programs.unwrap_or_else(|error| panic!("programs of {}: {error}", cgroup.display())).map(names_of)
+}
+
+fn names_of(programs: Vec<u32>) -> Vec<String> {
     let loaded: Vec<_> = loaded_programs().flatten().collect();
     let name = |id: u32| {
         let program = loaded.iter().find(|program| program.id() == id);
         program.and_then(|program| program.name_as_str().map(ToOwned::to_owned)).unwrap_or_default()
     };
-    chain.into_iter().map(name).collect()
+    programs.into_iter().map(name).collect()
 }
 
 /// The program of a pinned link.

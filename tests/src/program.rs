@@ -126,10 +126,26 @@ pub fn attach_first(place: Place, ifindex: u32, program: &impl AsFd) -> io::Resu
 
 /// Ids of the programs in a chain of an interface of this thread's namespace, first to last (the first 64).
 pub fn chain(place: Place, ifindex: u32) -> io::Result<Vec<u32>> {
+    query(place.kind().1, ifindex, 0)
+}
+
+/// Ids of the `cgroup_skb` programs that run on a cgroup's packets, its ancestors' included: into it, and out of it (the first 64 of
+/// each).
+pub fn of_cgroup(cgroup: impl AsFd) -> io::Result<[Vec<u32>; 2]> {
+    /// `BPF_F_QUERY_EFFECTIVE` of include/uapi/linux/bpf.h.
+    const EFFECTIVE: u32 = 1;
+    let cgroup = cgroup.as_fd().as_raw_fd().cast_unsigned();
+    let of = |kind| query(kind, cgroup, EFFECTIVE);
+    Ok([of(bpf_attach_type::BPF_CGROUP_INET_INGRESS)?, of(bpf_attach_type::BPF_CGROUP_INET_EGRESS)?])
+}
+
+/// `BPF_PROG_QUERY`; `target` is an interface or the file descriptor of a cgroup, as the kind has it: one field for both.
+fn query(kind: bpf_attach_type, target: u32, flags: u32) -> io::Result<Vec<u32>> {
     let mut ids = [0_u32; 64];
     let mut attr = none();
-    attr.query.attach_type = place.kind().1 as u32;
-    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = kind as u32;
+    attr.query.__bindgen_anon_1.target_ifindex = target;
+    attr.query.query_flags = flags;
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
     attr.query.__bindgen_anon_2.count = 64;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
