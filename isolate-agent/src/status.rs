@@ -34,7 +34,7 @@ pub enum Place {
 }
 
 /// How far an isolated pod with these hooks is covered; without hooks it is not there.
-pub fn coverage(hooks: Option<&Hooks<'_>>) -> Coverage {
+fn coverage(hooks: Option<&Hooks<'_>>) -> Coverage {
     match hooks {
         None => Coverage::Absent,
         Some(hooks) if hooks.open.is_empty() => Coverage::Full,
